@@ -1,0 +1,96 @@
+"""What the experiments share: the terminal, provenance of results, files."""
+
+import contextlib
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import rich.console
+import rich.progress
+
+console = rich.console.Console()
+
+
+@contextlib.contextmanager
+def friendly_errors() -> Iterator[None]:
+    """End a command on a user's mistake with its message instead of a traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get("JAXROBUST_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        print("(JAXROBUST_TRACEBACK=1 shows where)", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def provenance() -> dict[str, Any]:
+    """Return what a reader needs to judge a figure: date, commit, hardware, versions."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": f"python -m {_module_name()} {' '.join(sys.argv[1:])}".strip(),
+        "commit": _commit(),
+        "device": jax.devices()[0].device_kind,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+    }
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback (done, total) that moves a bar; silent without a terminal."""
+    bar = rich.progress.Progress(
+        "{task.description}",
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(title)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _module_name() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else pathlib.Path(sys.argv[0]).stem
+
+
+def _commit() -> str:
+    """Return the commit, marked where the working tree differs from it."""
+    here = pathlib.Path(__file__).parent
+    try:
+        options = dict(cwd=here, capture_output=True, text=True, check=True)
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
+        command = ["git", "status", "--porcelain", "--untracked-files=no"]
+        changed = subprocess.run(command, **options).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + (" with uncommitted changes" if changed else "")
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

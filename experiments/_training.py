@@ -1,0 +1,150 @@
+"""One way to train a model for an experiment: recipe in, checkpointed model out."""
+
+import dataclasses
+import pathlib
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+import jaxrobust as jr
+from jaxrobust.data import Dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a classifier is trained; every value can be set on the command line."""
+
+    model: str = "small_convnet"
+    """Name in `jaxrobust.models.NAMES`."""
+    num_epochs: int = 10
+    batch_size: int = 100
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    learning_rate: float = 0.1
+    """The peak of the schedule."""
+    schedule: Literal["constant", "step", "onecycle"] = "onecycle"
+    """step: divided by 10 after `drop_at` of the run; onecycle: up, then down to 0."""
+    drop_at: float = 0.4
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    augment: bool = False
+    """Pad by 4, crop and flip."""
+    attacked_mode: Literal["eval", "train"] = "eval"
+    """The mode of BatchNorm that the adversary sees in training."""
+    ema_decay: float | None = None
+    """Decay of an average of the weights, which then is what is evaluated."""
+    num_validation: int = 0
+    """Training examples held out to choose the best epoch; 0 takes the last."""
+
+    def make_optimizer(self, num_steps: int) -> optax.GradientTransformation:
+        """Return the optimiser with its schedule over `num_steps`."""
+        rate = self.learning_rate
+        if self.schedule == "step":
+            drops = {round(self.drop_at * num_steps): 0.1}
+            rate = optax.schedules.piecewise_constant_schedule(rate, drops)
+        elif self.schedule == "onecycle":
+            rate = optax.schedules.linear_onecycle_schedule(num_steps, rate)
+        if self.optimizer == "adam":
+            return optax.adamw(rate, weight_decay=self.weight_decay)
+        momentum = self.momentum or None
+        return optax.chain(
+            optax.add_decayed_weights(self.weight_decay),
+            optax.sgd(rate, momentum=momentum, nesterov=momentum is not None),
+        )
+
+
+def train(
+    data: Dataset,
+    recipe: Recipe,
+    objective: Any,
+    *,
+    seed: int,
+    out: pathlib.Path,
+    validation_attack: Any = None,
+    threat: Any = None,
+    resume: bool = True,
+) -> nnx.Module:
+    """Train, or load what an earlier run of the same recipe has trained.
+
+    Returns the weights that are best on the validation examples (under
+    `validation_attack`, if there is one), or the last where none are held out.
+    """
+    kept, held_out = np.arange(len(data.x_train)), None
+    if recipe.num_validation:
+        kept, held_out = data.split(recipe.num_validation, seed=0)
+    spec = {
+        "name": recipe.model,
+        "input_shape": list(data.input_shape),
+        "num_classes": data.num_classes,
+        "seed": seed,
+    }
+    has_validation = held_out is not None
+    result = jr.training.fit(
+        jr.models.create(**spec | {"input_shape": data.input_shape}),
+        objective,
+        recipe.make_optimizer(recipe.num_epochs * (len(kept) // recipe.batch_size)),
+        data.x_train[kept],
+        data.y_train[kept],
+        num_epochs=recipe.num_epochs,
+        batch_size=recipe.batch_size,
+        key=jax.random.key(seed),
+        validation=(data.x_train[held_out], data.y_train[held_out])
+        if has_validation
+        else None,
+        validation_attack=validation_attack if has_validation else None,
+        threat=threat if has_validation else None,
+        validation_batch_size=500,
+        augment=jr.data.pad_crop_flip if recipe.augment else None,
+        scale=data.scale,
+        attacked_mode=recipe.attacked_mode,
+        ema_decay=recipe.ema_decay,
+        out=out,
+        metadata={
+            "model": spec,
+            "dataset": data.name,
+            "recipe": dataclasses.asdict(recipe),
+            "objective": repr_of(objective),
+        },
+        resume=resume,
+    )
+    return result.best
+
+
+def repr_of(value: Any) -> str:
+    """Return the text of a value without the addresses of its functions.
+
+    Example:
+      >>> repr_of(jr.losses.targeted(jr.losses.margin))
+      'Targeted(loss=margin)'
+    """
+    import re
+
+    return re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", repr(value))
+
+
+def evaluate(
+    model: nnx.Module,
+    data: Dataset,
+    *,
+    attack: Any,
+    threat: Any,
+    seed: int,
+    split: Literal["train", "test"] = "test",
+    num_examples: int | None = None,
+    on_batch: Any = None,
+    batch_size: int = 500,
+) -> jr.Report:
+    """Evaluate on the first `num_examples` of a split; all by default."""
+    x, y = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
+    return jr.evaluate(
+        jr.models.logits_fn(model),
+        data.images(x[:num_examples]),
+        y[:num_examples],
+        attack=attack,
+        threat=threat,
+        key=jax.random.key(seed),
+        on_batch=on_batch,
+        batch_size=batch_size,
+    )

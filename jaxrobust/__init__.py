@@ -1,0 +1,55 @@
+"""jaxrobust: adversarial robustness as two nested optimisation problems, in JAX.
+
+  inner   max over delta in Delta of loss(f(x + delta), y)    an attack
+  outer   min over f of the mean of the inner maximum         adversarial training
+
+Importing it costs jax and optax. `jaxrobust.models` (Flax) and `jaxrobust.data` are loaded
+when first used.
+"""
+
+import importlib
+from importlib import metadata as _metadata
+from typing import Any as _Any
+
+from jaxrobust import certify, evaluation, losses, training, types
+from jaxrobust.attacks import FGSM, PGD, Restarts, WorstOf, fgsm, pgd
+from jaxrobust.evaluation import Report, evaluate
+from jaxrobust.threats import L1, L2, Linf
+
+try:
+    __version__ = _metadata.version("jaxrobust")
+except _metadata.PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0.0.0+source"
+
+_LAZY = ("data", "models")
+
+__all__ = [
+    "FGSM",
+    "L1",
+    "L2",
+    "PGD",
+    "Linf",
+    "Report",
+    "Restarts",
+    "WorstOf",
+    "certify",
+    "data",
+    "evaluate",
+    "evaluation",
+    "fgsm",
+    "losses",
+    "models",
+    "pgd",
+    "training",
+    "types",
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:
+        return importlib.import_module(f"jaxrobust.{name}")
+    raise AttributeError(f"module 'jaxrobust' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

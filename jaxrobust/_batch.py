@@ -1,0 +1,63 @@
+"""Per-example helpers: the only place that knows that axis 0 is the batch."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+
+def expand(value: ArrayLike, x: jax.Array) -> jax.Array:
+    """Shape a scalar or a `[B]` array so that it broadcasts against `x [B, ...]`."""
+    value = jnp.asarray(value, dtype=jnp.promote_types(x.dtype, jnp.float32))
+    if value.ndim == 0:
+        return value
+    return value.reshape(value.shape + (1,) * (x.ndim - value.ndim))
+
+
+def flatten(x: jax.Array) -> jax.Array:
+    """Reshape `[B, ...]` to `[B, d]`."""
+    return x.reshape(x.shape[0], -1)
+
+
+def where(condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
+    """Select whole examples: `condition` is `[B]`, `a` and `b` are `[B, ...]`."""
+    return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
+
+
+def unit_max(grad: jax.Array) -> jax.Array:
+    """Scale each example of `grad` to a largest magnitude of 1; zero stays zero.
+
+    Squares of the tiny gradients of a confident model underflow in float32; after this
+    scaling they do not.
+    """
+    axes = tuple(range(1, grad.ndim))
+    largest = jnp.max(jnp.abs(grad), axis=axes, keepdims=True)
+    return grad / jnp.where(largest > 0, largest, 1)
+
+
+def is_keys(key: object) -> bool:
+    """Whether `key` is a typed PRNG key or an array of them."""
+    return isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+
+
+def per_example_keys(key: jax.Array, num_examples: int) -> jax.Array:
+    """Derive one key for each example; `[B]` keys are returned as they are.
+
+    Key i is `fold_in(key, i)`: it does not depend on the number of examples.
+    """
+    if key.ndim == 1:
+        return key
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_examples))
+
+
+def fold_in(keys: jax.Array, data: ArrayLike) -> jax.Array:
+    """Fold one integer into each of the `[B]` keys."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def as_pytree(function: Callable) -> Callable:
+    """Wrap a plain function so that `jax.jit` accepts it as an argument."""
+    leaves = jax.tree.leaves(function)
+    is_leaf = len(leaves) == 1 and leaves[0] is function
+    return jax.tree_util.Partial(function) if is_leaf else function

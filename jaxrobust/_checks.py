@@ -1,0 +1,169 @@
+"""Misuse is caught here, on the host, before anything is compiled.
+
+Each message says what was given, what is needed and what to do.
+"""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust import _batch
+
+_TRAINING_MODE = (
+    "the model is in training mode: its batch statistics or its dropout change while "
+    "it is attacked. Pass a function in evaluation mode: jr.models.logits_fn(model) "
+    "or nnx.view(model, use_running_average=True, deterministic=True) for Flax NNX, "
+    "model.apply(variables, x, train=False) for Linen, "
+    "eqx.nn.inference_mode(model) for Equinox."
+)
+
+
+def check_key(attack: Any, key: Any) -> jax.Array | None:
+    """Return a typed key, or raise the error that says why one is needed."""
+    if key is None:
+        if getattr(attack, "needs_key", False):
+            raise ValueError(
+                f"{attack!r} draws random numbers and needs a key: pass "
+                "key=jax.random.key(0), or choose random_start=False."
+            )
+        return None
+    if not _batch.is_keys(key):
+        is_raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
+        if not is_raw:
+            raise TypeError(
+                f"key={key!r} is not a PRNG key: pass key=jax.random.key(seed)."
+            )
+        key = jax.random.wrap_key_data(jnp.asarray(key))
+    return key
+
+
+def check_key_shape(key: jax.Array | None, num_examples: int) -> None:
+    """Raise unless there is one key, or one for each example."""
+    if key is not None and key.shape not in ((), (num_examples,)):
+        raise ValueError(
+            f"key has shape {key.shape}; one key or one for each of the {num_examples} "
+            "examples is needed: pass jax.random.key(seed), or "
+            f"jax.random.split(key, {num_examples})."
+        )
+
+
+def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
+    """Return `x` and `y` as arrays after checking everything that can be seen in them."""
+    x, y = jnp.asarray(x), jax.tree.map(jnp.asarray, y)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise TypeError(
+            f"x is of type {x.dtype}; attacks need gradients and so floating-point "
+            "inputs: convert images of integers with x.astype('float32') / 255."
+        )
+    if x.ndim < 2:
+        raise ValueError(
+            f"x has shape {x.shape}; a batch [B, ...] is needed: for one example pass "
+            "x[None] and y[None]."
+        )
+    values = np.asarray(x.astype(jnp.float32))
+    if not np.all(np.isfinite(values)):
+        bad = int(np.sum(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
+        raise ValueError(
+            f"x holds NaN or infinite values in {bad} of {len(values)} examples: remove "
+            "or repair these first."
+        )
+    _check_bounds(values, threat)
+    for labels in y if isinstance(y, tuple) else (y,):
+        check_labels(labels, x.shape[0])
+    return x, y
+
+
+def _check_bounds(x: np.ndarray, threat: Any) -> None:
+    if threat.bounds is None or not x.size:
+        return
+    lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
+    # One part in a million: the rounding of a normalisation that was undone.
+    slack = 1e-6 * np.maximum(np.abs(lower), np.abs(upper))
+    if np.any(x < lower - slack) or np.any(x > upper + slack):
+        raise ValueError(
+            f"x has values in [{x.min():.4g}, {x.max():.4g}], outside the bounds "
+            f"{threat.bounds} of the threat. Put the normalisation inside "
+            "logits_fn and pass data in [0, 1], or say what the bounds are: "
+            f"{type(threat).__name__}(eps, bounds=(lower, upper)), or bounds=None."
+        )
+
+
+def check_labels(y: jax.Array, num_examples: int) -> None:
+    """Check the shape and type of labels; logits as `y` (for `kl`) pass."""
+    if y.ndim == 2 and jnp.issubdtype(y.dtype, jnp.floating):
+        return
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(
+            f"y is of type {y.dtype}; labels are integers: pass y.astype('int32')."
+        )
+    if y.shape != (num_examples,):
+        raise ValueError(
+            f"y has shape {y.shape}; one label for each of the {num_examples} examples "
+            f"is needed, shape ({num_examples},). For one-hot labels pass y.argmax(-1)."
+        )
+
+
+def check_logits(logits: jax.Array, y: Any) -> None:
+    """Check shape, range of labels, and whether the logits are probabilities."""
+    num_examples = jax.tree.leaves(y)[0].shape[0]
+    if logits.ndim != 2 or logits.shape[0] != num_examples or logits.shape[1] < 2:
+        raise ValueError(
+            f"logits_fn returned shape {logits.shape}; [B, C] = [{num_examples}, number "
+            "of classes >= 2] is needed. A binary model with one output z can return "
+            "jnp.stack([jnp.zeros_like(z), z], -1)."
+        )
+    for labels in y if isinstance(y, tuple) else (y,):
+        check_label_range(labels, logits.shape[1])
+    values = np.asarray(logits.astype(jnp.float32))
+    sums = values.sum(axis=1)
+    if len(values) and values.min() >= 0 and np.all(np.abs(sums - 1) < 1e-4):
+        warnings.warn(
+            "logits_fn seems to return probabilities (rows in [0, 1] that sum to 1). "
+            "Gradients through a saturated softmax vanish and the attack would be "
+            "weak: return the logits before the softmax.",
+            stacklevel=4,
+        )
+
+
+def check_label_range(y: jax.Array, num_classes: int) -> None:
+    """Check that labels are classes of the model; logits as `y` (for `kl`) pass."""
+    y = np.asarray(y)
+    if y.ndim == 1 and y.size and (y.min() < 0 or y.max() >= num_classes):
+        raise ValueError(
+            f"y has labels from {y.min()} to {y.max()}, but the model has {num_classes} "
+            f"classes: labels must be in 0..{num_classes - 1}."
+        )
+
+
+@contextlib.contextmanager
+def explain_model_errors() -> Iterator[None]:
+    """Translate Flax's error for a model in training mode into advice."""
+    try:
+        yield
+    except Exception as error:
+        # Flax is not imported here; a model of Flax has imported it.
+        errors = getattr(sys.modules.get("flax"), "errors", None)
+        if errors and isinstance(error, errors.TraceContextError):
+            raise ValueError(_TRAINING_MODE) from error
+        raise
+
+
+def check_training_mode(alone: jax.Array, together: jax.Array) -> None:
+    """Raise if an example's logits depend on the examples beside it.
+
+    Args:
+      alone: Logits of some examples, computed in a batch of copies of the first one.
+      together: Logits of the same example in its own batch.
+    """
+    scale = float(jnp.max(jnp.abs(together))) + 1e-6
+    # 1e-2 is far above rounding, also in bfloat16 or TF32, and far below batch statistics.
+    if float(jnp.max(jnp.abs(alone - together))) > 1e-2 * scale:
+        raise ValueError(
+            f"An example's logits depend on its neighbours: {_TRAINING_MODE}"
+        )

@@ -1,0 +1,107 @@
+"""From the user's call to the compiled attack: host checks, keys, compilation.
+
+An attack is a value with a pure method `run(logits_fn, x, y, threat, keys)`. This file
+turns a call `attack(logits_fn, x, y, threat=..., key=...)` into it. Inside a
+transformation (jit, vmap, grad, shard_map) it adds nothing but the keys.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.extend
+import numpy as np
+
+from jaxrobust import _batch, _checks
+
+
+_NUMERIC = (jax.Array, np.ndarray, np.generic, int, float)
+
+
+class _Closure:
+    """A plain function as a compilation key: the function and what it computes now.
+
+    `jax.jit` would freeze what a closure captures at its first call, and an attack on a
+    model that has been trained or switched to evaluation since would silently attack the
+    old one. The jaxpr holds the numbers and the choices of that moment; the arrays beside
+    it are compared by identity, those of NumPy, which can be overwritten, by value.
+    """
+
+    def __init__(self, function: Callable, jaxpr: jax.extend.core.ClosedJaxpr):
+        self.function = function
+        self._captured = jaxpr.consts  # kept alive: a free id could be given out again
+        program = _ADDRESS.sub("", str(jaxpr.jaxpr))
+        self._version = (program, *map(_identity, jaxpr.consts))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.function(x)
+
+    def __hash__(self) -> int:
+        return hash(self._version)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Closure)
+            and self._version == other._version
+            and bool(self.function == other.function)
+        )
+
+
+# Functions inside a jaxpr are printed with their address, which says nothing.
+_ADDRESS = re.compile(r"0x[0-9a-f]+")
+
+
+def _identity(captured: Any) -> Any:
+    if isinstance(captured, jax.Array):
+        return id(captured)
+    return hashlib.sha256(np.asarray(captured).tobytes()).digest()
+
+
+def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
+    """Return `logits_fn` as a pytree for `jax.jit`, or None inside a transformation.
+
+    A callable pytree (`Partial`, an Equinox or NNX module) is one already.
+    """
+    leaves = jax.tree.leaves(logits_fn)
+    # An Equinox module may have functions among its leaves: then it counts as a closure.
+    if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
+        return None if _any_tracer(leaves) else logits_fn
+    with _checks.explain_model_errors():
+        jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(
+            jax.ShapeDtypeStruct(x.shape, x.dtype)
+        )
+    if _any_tracer(jaxpr.consts):
+        return None
+    return jax.tree_util.Partial(_Closure(logits_fn, jaxpr))
+
+
+@jax.jit
+def _run(attack, logits_fn, x, y, threat, keys):
+    return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
+
+
+@jax.jit
+def _logits(logits_fn, x):
+    return logits_fn(x)
+
+
+def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Array:
+    """Check, derive per-example keys, run; the shared body of every `__call__`."""
+    key = _checks.check_key(attack, key)
+    is_traced = _any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
+    if not is_traced:
+        x, y = _checks.check_inputs(x, y, threat)
+    _checks.check_key_shape(key, x.shape[0])
+    keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
+    compiled_fn = None if is_traced else as_pytree(logits_fn, x)
+    if compiled_fn is None:
+        return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
+    with _checks.explain_model_errors():
+        _checks.check_logits(_logits(compiled_fn, x), y)
+        return _run(attack, compiled_fn, x, y, threat, keys)
+
+
+def _any_tracer(leaves) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

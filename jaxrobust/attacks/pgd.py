@@ -1,0 +1,306 @@
+"""Projected gradient descent, the attack that training and evaluation are built on.
+
+The attack is a state machine over examples: `init`, `step`, `finish`. Every leaf of
+its state has the batch axis first, the step counter included, so that a caller may replace
+a finished example by a waiting one. `run` scans `step`.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.typing import ArrayLike
+
+from jaxrobust import _batch, losses
+from jaxrobust.attacks import _call
+from jaxrobust.attacks.cost import Cost
+from jaxrobust.types import Array, LogitsFn, Loss, Threat
+
+
+class State(NamedTuple):
+    """What the next step needs; all leaves are `[B, ...]`."""
+
+    x: Array  # clean inputs
+    y: Any  # what the loss takes
+    x_adv: Array  # the current iterate
+    rule: Any  # state of the ascent rule, optax's, one for each example
+    step: Array  # [B] int32, steps taken
+    best: Array  # the best iterate so far
+    best_loss: Array  # [B]
+    best_success: Array  # [B] bool
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Projected gradient ascent: x <- project(x + steepest(grad loss)), from a random start.
+
+    Madry et al. 2018, arXiv:1706.06083. With `momentum`: MI-FGSM, Dong et al. 2018,
+    arXiv:1710.06081. Numbers are traced (a new one compiles nothing), the rest is static.
+
+    Args:
+      num_steps: Number of gradient steps.
+      step_size: Length of a step in the threat's norm, in the units of the data.
+      rel_step_size: The same in units of eps; at most one of the two. The default is
+        2.5 / num_steps (MadryLab/robustness): far enough to cross the ball.
+      loss: Per-example loss to maximise; `jr.losses.targeted(loss)` takes `y` as target.
+      random_start: Start uniformly in the ball instead of at `x`; needs a key.
+      keep_best: Return the best iterate: a success rather than a failure, then the larger
+        loss. Costs one forward pass. False returns the last iterate.
+      momentum: Decay mu of g <- mu g + grad / ||grad||_1; None for none.
+      optimizer: Any optax transformation as the ascent rule instead of the steepest step,
+        e.g. `optax.adam(0.01)`; it sets its own step size and acts on each example.
+      schedule: Factor on the step size by step number, e.g.
+        `optax.schedules.cosine_decay_schedule(1.0, num_steps)`.
+
+    Raises:
+      ValueError: On settings that contradict each other.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> attack = PGD(num_steps=10)
+      >>> x_adv = attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
+      ...                key=jax.random.key(0))
+      >>> print(x_adv)
+      [[0.25 0.75]]
+    """
+
+    num_steps: int = dataclasses.field(default=20, metadata={"static": True})
+    step_size: ArrayLike | None = None
+    rel_step_size: ArrayLike | None = None
+    loss: Loss = dataclasses.field(
+        default=losses.cross_entropy, metadata={"static": True}
+    )
+    random_start: bool = dataclasses.field(default=True, metadata={"static": True})
+    keep_best: bool = dataclasses.field(default=True, metadata={"static": True})
+    momentum: ArrayLike | None = None
+    optimizer: optax.GradientTransformation | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+    schedule: optax.Schedule | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+
+    def __post_init__(self):
+        _check(self)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key must be given."""
+        return self.random_start
+
+    @property
+    def cost(self) -> Cost:
+        """Gradient and forward evaluations for each example."""
+        return Cost(gradients=self.num_steps, forwards=int(self.keep_best))
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array:
+        """Return adversarial examples `x_adv [B, ...]` inside `threat` around `x`.
+
+        Args:
+          logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
+          x: Clean inputs `[B, ...]`, floating point, inside the bounds of the threat.
+          y: What the loss takes, labels `[B]` by default.
+          threat: `Linf`, `L2`, `L1` or any value with their methods.
+          key: A typed PRNG key, or one for each example `[B]`.
+
+        Returns:
+          `[B, ...]`; no gradient flows through it.
+
+        Raises:
+          ValueError, TypeError: On misuse, with advice.
+        """
+        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+
+    def run(self, logits_fn, x, y, threat, keys) -> Array:
+        """Return `x_adv` without checks: the loop over `step`."""
+        state = self.init(x, y, threat=threat, keys=keys)
+        state, _ = jax.lax.scan(
+            lambda state, _: (self.step(logits_fn, state, threat=threat), None),
+            state,
+            length=self.num_steps,
+        )
+        return self.finish(logits_fn, state)
+
+    def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
+        """Return the state at the starting point; evaluates nothing."""
+        x_adv = threat.sample(keys, x) if self.random_start else x
+        # Carries are derived from the data, so that they are sharded like it.
+        zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
+        return State(
+            x=x,
+            y=y,
+            x_adv=x_adv,
+            rule=jax.vmap(self._rule.init)(x),
+            step=zero.astype(jnp.int32),
+            best=x_adv,
+            best_loss=zero - jnp.inf,
+            best_success=zero > 0,
+        )
+
+    def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
+        """Take one step of every example; one gradient evaluation."""
+        grad, loss, success = _gradient(self.loss, logits_fn, state.x_adv, state.y)
+        state = _keep_best(state, loss, success) if self.keep_best else state
+        x_adv, rule = state.x_adv, state.rule
+        if self.optimizer is None:
+            direction, rule = jax.vmap(self._rule.update)(grad, rule)
+            delta = threat.steepest(
+                direction, x_adv, self._step_size(threat, state.step)
+            )
+        else:  # optax descends
+            delta, rule = jax.vmap(self._rule.update)(-grad, rule, x_adv)
+        return state._replace(
+            x_adv=threat.project((x_adv + delta).astype(x_adv.dtype), state.x),
+            rule=rule,
+            step=state.step + 1,
+        )
+
+    def finish(self, logits_fn: LogitsFn, state: State) -> Array:
+        """Return the adversarial examples of the state."""
+        if not self.keep_best:
+            return state.x_adv
+        logits = logits_fn(state.x_adv).astype(jnp.float32)
+        success = losses.is_success(self.loss, logits, state.y)
+        return _keep_best(state, self.loss(logits, state.y), success).best
+
+    @property
+    def _rule(self) -> optax.GradientTransformation:
+        if self.optimizer is not None:
+            return self.optimizer
+        if self.momentum is None:
+            return optax.identity()
+        return optax.chain(_normalize_l1(), optax.trace(decay=self.momentum))
+
+    def _step_size(self, threat: Threat, step: Array) -> Any:
+        size = self.step_size
+        if size is None:
+            relative = self.rel_step_size
+            relative = 2.5 / self.num_steps if relative is None else relative
+            size = relative * jnp.asarray(threat.eps)
+        return size if self.schedule is None else size * self.schedule(step)
+
+
+def pgd(
+    logits_fn: LogitsFn,
+    x: Array,
+    y: Any,
+    *,
+    threat: Threat,
+    key: Array | None = None,
+    num_restarts: int = 1,
+    **settings: Any,
+) -> Array:
+    """Attack by projected gradient ascent; the function form of `PGD` and `Restarts`.
+
+    Madry et al. 2018, arXiv:1706.06083.
+
+    Args:
+      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
+      x: Clean inputs `[B, ...]`.
+      y: Labels `[B]`, or what the loss takes.
+      threat: The threat model.
+      key: A typed PRNG key; needed unless `random_start=False`.
+      num_restarts: Independent starts, of which the best result is kept.
+      **settings: The fields of `PGD`: num_steps, step_size, rel_step_size, loss, ...
+
+    Returns:
+      `x_adv [B, ...]`.
+
+    Raises:
+      ValueError, TypeError: On misuse, with advice.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> x_adv = pgd(lambda x: x @ weights, jnp.full((1, 2), 0.5), jnp.array([0]),
+      ...             threat=jr.Linf(0.25), num_steps=10, step_size=0.1,
+      ...             key=jax.random.key(0))
+      >>> print(x_adv)
+      [[0.25 0.75]]
+    """
+    from jaxrobust.attacks.wrappers import Restarts
+
+    attack = PGD(**settings)
+    if num_restarts != 1:
+        attack = Restarts(attack, num_restarts)
+    return attack(logits_fn, x, y, threat=threat, key=key)
+
+
+def _gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any):
+    """Return the gradient `[B, ...]`, the loss `[B]` and whether it is broken `[B]`."""
+
+    def total(x_adv: Array):
+        logits = logits_fn(x_adv).astype(jnp.float32)
+        values = loss(logits, y)
+        return jnp.sum(values), (values, losses.is_success(loss, logits, y))
+
+    grad, (values, success) = jax.grad(total, has_aux=True)(x_adv)
+    # A NaN would spread to the iterate and hide the example from every later step.
+    return jnp.where(jnp.isfinite(grad), grad, 0), values, success
+
+
+def is_better(success: Array, loss: Array, best_success: Array, best_loss: Array):
+    """Whether a candidate beats the best: success first, then the loss; NaN never."""
+    is_larger = (success == best_success) & (loss > best_loss)
+    return (success & ~best_success) | is_larger
+
+
+def _keep_best(state: State, loss: Array, success: Array) -> State:
+    better = is_better(success, loss, state.best_success, state.best_loss)
+    return state._replace(
+        best=_batch.where(better, state.x_adv, state.best),
+        best_loss=jnp.where(better, loss, state.best_loss),
+        best_success=jnp.where(better, success, state.best_success),
+    )
+
+
+def _normalize_l1() -> optax.GradientTransformation:
+    """grad / ||grad||_1 (Dong et al. 2018, eq. 6); a zero gradient stays zero."""
+
+    def scale(grad: Array) -> Array:
+        norm = jnp.sum(jnp.abs(grad))
+        return grad / jnp.where(norm > 0, norm, 1)
+
+    return optax.stateless(lambda grad, _: jax.tree.map(scale, grad))
+
+
+def _check(attack: PGD) -> None:
+    """Reject settings that contradict each other or make a silently weak attack."""
+    if attack.step_size is not None and attack.rel_step_size is not None:
+        raise ValueError(
+            f"PGD(step_size={attack.step_size}, rel_step_size={attack.rel_step_size}): "
+            "give one of them: step_size in the units of the data, or rel_step_size in "
+            "units of eps."
+        )
+    if not isinstance(attack.num_steps, int) or attack.num_steps < 1:
+        raise ValueError(
+            f"PGD(num_steps={attack.num_steps!r}): a whole number of at least 1 is "
+            "needed; num_steps is static, so a traced value cannot be used."
+        )
+    step_settings = (attack.step_size, attack.rel_step_size, attack.momentum)
+    if attack.optimizer is not None and any(v is not None for v in step_settings):
+        raise ValueError(
+            "PGD(optimizer=...) sets its own steps: drop step_size, rel_step_size and "
+            "momentum, e.g. PGD(optimizer=optax.adam(0.01))."
+        )
+    if attack.optimizer is not None and attack.schedule is not None:
+        raise ValueError(
+            "PGD(optimizer=...): give the schedule to the optimizer itself."
+        )
+    for name in ("step_size", "rel_step_size"):
+        value = getattr(attack, name)
+        if isinstance(value, int | float) and not 0 < value < float("inf"):
+            raise ValueError(f"PGD({name}={value}): a finite step above 0 is needed.")

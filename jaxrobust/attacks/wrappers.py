@@ -1,0 +1,175 @@
+"""Attacks made of attacks: the best of several restarts, the worst case of several."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import _batch, losses
+from jaxrobust.attacks import _call
+from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.pgd import is_better
+from jaxrobust.types import Array, LogitsFn, Loss, Threat
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Restarts:
+    """Runs a randomised attack several times and keeps each example's best result.
+
+    Madry et al. 2018, arXiv:1706.06083, section 5. A success beats a failure, then the
+    larger loss wins. Restart r of example i draws from `fold_in(key_i, r)`.
+
+    Args:
+      attack: The attack to repeat; it must draw random numbers.
+      num_restarts: Number of independent runs.
+      loss: What "best" means; by default the attack's own loss.
+
+    Raises:
+      ValueError: If the attack is deterministic or `num_restarts` is below 1.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> print(Restarts(jr.PGD(num_steps=40), 10).cost)
+      Cost(gradients=400, forwards=20)
+    """
+
+    attack: Any
+    num_restarts: int = dataclasses.field(metadata={"static": True})
+    loss: Loss | None = dataclasses.field(default=None, metadata={"static": True})
+
+    def __post_init__(self):
+        if not isinstance(self.num_restarts, int) or self.num_restarts < 1:
+            raise ValueError(
+                f"Restarts(num_restarts={self.num_restarts!r}): a whole number of at "
+                "least 1 is needed."
+            )
+        if getattr(self.attack, "needs_key", True) is False and self.num_restarts > 1:
+            raise ValueError(
+                f"Restarts({self.attack!r}, {self.num_restarts}): the attack is "
+                "deterministic, so each restart would repeat the first; set "
+                "random_start=True."
+            )
+        # The dataclass is frozen; this only makes a plain function acceptable to jit.
+        object.__setattr__(self, "attack", _batch.as_pytree(self.attack))
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key must be given."""
+        return getattr(self.attack, "needs_key", True)
+
+    @property
+    def cost(self) -> Cost | None:
+        """Gradient and forward evaluations for each example; None where unknown."""
+        cost = getattr(self.attack, "cost", None)
+        if cost is None:
+            return None
+        return Cost(*(self.num_restarts * n for n in cost + Cost(0, 1)))
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array:
+        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
+        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+
+    def run(self, logits_fn, x, y, threat, keys) -> Array:
+        """Return `x_adv` without checks."""
+        loss = self.loss or getattr(self.attack, "loss", losses.margin)
+
+        def restart(r: Array, best: tuple[Array, Array, Array]):
+            keys_r = None if keys is None else _batch.fold_in(keys, r)
+            x_adv = self.attack(logits_fn, x, y, threat=threat, key=keys_r)
+            return _better_of(loss, logits_fn, y, best, x_adv)
+
+        return jax.lax.fori_loop(0, self.num_restarts, restart, _nothing_yet(x))[0]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WorstOf:
+    """Runs several attacks and keeps each example's worst case.
+
+    Croce & Hein 2020, arXiv:2003.01690: robustness is robustness to all of them. Attack
+    k draws from `fold_in(key, k)`.
+
+    Args:
+      attacks: Attacks, or plain functions with the signature of one.
+      loss: What "worst" means among results that all succeed or all fail.
+
+    Raises:
+      ValueError: If there are no attacks.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> print(WorstOf((jr.FGSM(), jr.PGD(num_steps=40))).cost)
+      Cost(gradients=41, forwards=3)
+    """
+
+    attacks: tuple[Any, ...]
+    loss: Loss = dataclasses.field(default=losses.margin, metadata={"static": True})
+
+    def __post_init__(self):
+        if not isinstance(self.attacks, tuple | list) or not self.attacks:
+            raise ValueError(
+                "WorstOf needs a tuple of at least one attack, e.g. "
+                "WorstOf((FGSM(), PGD()))."
+            )
+        object.__setattr__(self, "attacks", tuple(map(_batch.as_pytree, self.attacks)))
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key must be given."""
+        return any(getattr(attack, "needs_key", False) for attack in self.attacks)
+
+    @property
+    def cost(self) -> Cost | None:
+        """Gradient and forward evaluations for each example; None where unknown."""
+        costs = [getattr(attack, "cost", None) for attack in self.attacks]
+        if None in costs:
+            return None
+        return sum((cost + Cost(0, 1) for cost in costs), start=Cost(0, 0))
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array:
+        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
+        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+
+    def run(self, logits_fn, x, y, threat, keys) -> Array:
+        """Return `x_adv` without checks."""
+        best = _nothing_yet(x)
+        for k, attack in enumerate(self.attacks):
+            keys_k = None if keys is None else _batch.fold_in(keys, k)
+            x_adv = attack(logits_fn, x, y, threat=threat, key=keys_k)
+            best = _better_of(self.loss, logits_fn, y, best, x_adv)
+        return best[0]
+
+
+def _nothing_yet(x: Array) -> tuple[Array, Array, Array]:
+    zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
+    return x, zero > 0, zero - jnp.inf
+
+
+def _better_of(loss: Loss, logits_fn: LogitsFn, y: Any, best, x_adv: Array):
+    """Keep, for each example, the better of the best so far and `x_adv`."""
+    logits = logits_fn(x_adv).astype(jnp.float32)
+    success, value = losses.is_success(loss, logits, y), loss(logits, y)
+    better = is_better(success, value, best[1], best[2])
+    return (
+        _batch.where(better, x_adv, best[0]),
+        jnp.where(better, success, best[1]),
+        jnp.where(better, value, best[2]),
+    )

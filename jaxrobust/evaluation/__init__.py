@@ -1,0 +1,7 @@
+"""Evaluation: how robust is a classifier, and how sure are we."""
+
+from jaxrobust.evaluation.evaluate import evaluate
+from jaxrobust.evaluation.intervals import wilson
+from jaxrobust.evaluation.report import Report
+
+__all__ = ["Report", "evaluate", "wilson"]

@@ -1,0 +1,39 @@
+"""Training: objectives for the outer minimisation, and an optax loop around them.
+
+`fit` and the checkpoints need Flax and Orbax, which are imported when first used.
+"""
+
+import importlib
+from typing import Any as _Any
+
+from jaxrobust.training.objectives import adversarial, standard
+
+# The loop's file is not called `fit`: importing it would hide the function.
+_LAZY = {
+    "FitResult": "loop",
+    "fit": "loop",
+    "load_checkpoint": "checkpoint",
+    "prepare_out": "checkpoint",
+    "save_checkpoint": "checkpoint",
+}
+
+__all__ = [
+    "FitResult",
+    "adversarial",
+    "fit",
+    "load_checkpoint",
+    "prepare_out",
+    "save_checkpoint",
+    "standard",
+]
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _LAZY:
+        module = importlib.import_module(f"jaxrobust.training.{_LAZY[name]}")
+        return getattr(module, name)
+    raise AttributeError(f"module 'jaxrobust.training' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -1,0 +1,95 @@
+"""Checks of the arguments of `fit`, on the host and before any work."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import _batch
+
+
+def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, Any]:
+    """Return the data on the device, after checking shapes and types."""
+    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    if validation is not None:
+        validation = jnp.asarray(validation[0]), jnp.asarray(validation[1], jnp.int32)
+    for name, pair in (("x, y", (x, y)), ("validation", validation)):
+        if pair is None:
+            continue
+        if pair[1].ndim != 1 or len(pair[0]) != len(pair[1]) or not len(pair[1]):
+            raise ValueError(
+                f"{name}: inputs [N, ...] and labels [N] are needed, given are the "
+                f"shapes {pair[0].shape} and {pair[1].shape}."
+            )
+    if validation is not None and validation[0].dtype != x.dtype:
+        raise ValueError(
+            f"validation inputs are {validation[0].dtype}, training inputs {x.dtype}; "
+            "both are divided by the same scale, so give both in the same dtype."
+        )
+    return x, y, validation
+
+
+def check_options(
+    num_examples: int,
+    num_epochs: int,
+    batch_size: int,
+    checkpoint_every: int | None,
+    ema_decay: float | None,
+    attacked_mode: str,
+    key: jax.Array,
+) -> None:
+    """Check the ranges of the options."""
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(
+            f"batch_size is {batch_size}; it must lie between 1 and the number of "
+            f"training examples, {num_examples}."
+        )
+    if num_epochs < 1:
+        raise ValueError(f"num_epochs is {num_epochs}; at least 1 is needed.")
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(
+            f"ema_decay is {ema_decay}; it must lie in (0, 1), or be None."
+        )
+    if attacked_mode not in ("eval", "train"):
+        raise ValueError(f'attacked_mode is {attacked_mode!r}; use "eval" or "train".')
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ValueError(
+            f"checkpoint_every is {checkpoint_every}; give a number of steps, at least "
+            "1, or None for one epoch."
+        )
+    if not _batch.is_keys(key):
+        raise TypeError(f"key={key!r} is not a typed key: pass jax.random.key(seed).")
+
+
+def to_scale(x: jax.Array, scale: float | None) -> float:
+    """Return what the inputs are divided by."""
+    if scale is not None:
+        if not scale > 0:
+            raise ValueError(f"scale is {scale}; it divides the inputs: give it > 0.")
+        return float(scale)
+    if x.dtype == jnp.uint8:
+        return 255.0
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return 1.0
+    raise ValueError(
+        f"x is {x.dtype}; say what stands for 1.0 (scale=...), or give uint8 (255 "
+        "stands for 1.0) or floats."
+    )
+
+
+def check_validation(validation: Any, attack: Any, threat: Any) -> None:
+    """Check that an attack comes with examples and a threat."""
+    if attack is not None and (validation is None or threat is None):
+        raise ValueError(
+            "validation_attack needs the examples to attack and what is allowed: give "
+            "validation=(x_val, y_val) and threat=..., or no validation_attack."
+        )
+
+
+def check_steps(done: int, num_steps: int) -> None:
+    """Check that a resumed run is not beyond its end."""
+    if done > num_steps:
+        raise ValueError(
+            f"the run in `out` has done {done} steps, more than the {num_steps} of "
+            "num_epochs. Give at least as many epochs, another out, or resume=False."
+        )

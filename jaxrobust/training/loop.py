@@ -1,0 +1,250 @@
+"""The outer minimisation: an Optax loop over a jitted step, with exact resumption."""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxrobust.training import _checks
+from jaxrobust.training.metrics import ProgressBar
+from jaxrobust.training.run import Run, RunDirectory
+from jaxrobust.training.step import (
+    TrainState,
+    Weights,
+    copy_tree,
+    epoch_order,
+    make_train_step,
+    make_validate,
+    merge_eval,
+    split_model,
+)
+from jaxrobust.types import Attack, Objective, Threat
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """What training returns; both models are in evaluation mode.
+
+    Attributes:
+      last: the model after the last step (its moving average, with `ema_decay`).
+      best: the model of the epoch with the best validation accuracy: robust where
+          there is an attack, else clean. Equal to `last` without validation.
+      history: one dict per epoch: epoch, step, seconds, train_loss, train_accuracy,
+          train_grad_norm and others of the objective, val_clean, val_robust.
+      best_epoch: the epoch of `best`, from 1.
+    """
+
+    last: nnx.Module
+    best: nnx.Module
+    history: list[dict[str, Any]]
+    best_epoch: int
+
+
+def fit(
+    model: nnx.Module,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    x: jax.typing.ArrayLike,
+    y: jax.typing.ArrayLike,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    key: jax.Array,
+    validation: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike] | None = None,
+    validation_attack: Attack | None = None,
+    threat: Threat | None = None,
+    validation_batch_size: int | None = None,
+    augment: Callable[..., jax.Array] | None = None,
+    scale: float | None = None,
+    attacked_mode: str = "eval",
+    ema_decay: float | None = None,
+    out: str | os.PathLike | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> FitResult:
+    """Train a Flax NNX model with an objective and an Optax optimiser.
+
+    Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks",
+    ICLR 2018, eq. 2.1: each step minimises over the parameters what the objective's
+    attack maximises over the inputs.
+
+    With `out`, the run writes there `metrics.jsonl` (a line per epoch) and the
+    checkpoints `last` and `best`, which `load_checkpoint` reads. Called again with the
+    same settings it continues after the last checkpoint, to the same last bit (on one
+    device of the same kind), or returns at once where it had finished. `num_epochs`
+    may grow from call to call.
+
+    Args:
+      model: any module `[B, ...] -> [B, C]`; it is not changed. BatchNorm and Dropout
+          are in training mode where the objective trains. Dropout's own rngs are
+          part of the state.
+      objective: `(trained_fn, attacked_fn, x, y, *, key) -> (loss, metrics)`.
+      optimizer: the optimiser; its state is not compared when resuming, so put the
+          learning rate into `metadata`.
+      x: inputs `[N, ...]`, uint8 or float, kept on the device.
+      y: labels `[N]`.
+      num_epochs: passes over the data, in all.
+      batch_size: examples per step. The permutation's last N mod batch_size examples
+          of an epoch are left out of it.
+      key: typed PRNG key: permutations, augmentation, attacks.
+      validation: inputs and labels, scored after each epoch.
+      validation_attack: the attack for the robust accuracy on `validation`.
+      threat: the threat of `validation_attack`.
+      validation_batch_size: by default `batch_size`.
+      augment: `augment(key, x) -> x` on a batch as it is stored, inside the step, for
+          example `jaxrobust.data.pad_crop_flip`.
+      scale: what the stored inputs are divided by; by default 255 for uint8 and 1
+          for floats.
+      attacked_mode: what the adversary sees: "eval" (running statistics, no dropout)
+          or "train" (batch statistics, which the attack does not write back).
+      ema_decay: decay of a moving average of the weights and batch statistics,
+          in (0, 1); where given, the average is validated, saved and returned.
+      out: output directory.
+      metadata: JSON values for the checkpoints; see `save_checkpoint`. A run is
+          resumed with the same metadata only.
+      checkpoint_every: steps between checkpoints; by default an epoch.
+      resume: whether to continue what is in `out`; False replaces it.
+      progress: whether to show a bar, on a terminal.
+
+    Returns:
+      The last and the best model and the history.
+
+    Raises:
+      FloatingPointError: where the loss or the gradient is not finite.
+      ValueError: for settings that do not fit together or not to the run in `out`.
+      OSError: where `out` cannot be written.
+
+    Example:
+      >>> import jax, optax
+      >>> import jax.numpy as jnp
+      >>> from flax import nnx
+      >>> def objective(trained_fn, attacked_fn, x, y, *, key):
+      ...     logits = trained_fn(x)
+      ...     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+      ...     return loss, {"accuracy": (logits.argmax(-1) == y).mean()}
+      >>> x = jnp.array([[0.0], [0.2], [0.8], [1.0]])
+      >>> y = jnp.array([0, 0, 1, 1])
+      >>> result = fit(nnx.Linear(1, 2, rngs=nnx.Rngs(0)), objective, optax.adam(0.3),
+      ...              x, y, num_epochs=20, batch_size=2, key=jax.random.key(0))
+      >>> result.last(x).argmax(-1).tolist()
+      [0, 0, 1, 1]
+    """
+    x, y, validation = _checks.check_data(x, y, validation)
+    _checks.check_options(
+        len(x), num_epochs, batch_size, checkpoint_every, ema_decay, attacked_mode, key
+    )
+    _checks.check_validation(validation, validation_attack, threat)
+    options = dict(
+        batch_size=batch_size,
+        scale=_checks.to_scale(x, scale),
+        augment=augment,
+        attacked_mode=attacked_mode,
+        ema_decay=ema_decay,
+    )
+    scoring = dict(attack=validation_attack, threat=threat)
+    settings = dict(
+        key=key,
+        data=(x, y),
+        objective=objective,
+        validation=validation,
+        validation_attack=validation_attack,
+        threat=threat,
+        **options,
+    )
+    directory = RunDirectory(out, settings, metadata or {}) if out else None
+    order_key, step_key, scoring_key = jax.random.split(key, 3)
+    views, weights = split_model(model)
+    train_step = make_train_step(views, objective, optimizer, **options)
+    run = _start(weights, optimizer, ema_decay, directory, resume)
+    loop = _Loop(
+        train_step=lambda state, order: train_step(state, x, y, order, step_key),
+        validate=make_validate(
+            views,
+            validation,
+            batch_size=validation_batch_size or batch_size,
+            scale=options["scale"],
+            key=scoring_key,
+            **scoring,
+        ),
+        order_of=lambda epoch: epoch_order(order_key, epoch, len(x)),
+        num_epochs=num_epochs,
+        steps_per_epoch=len(x) // batch_size,
+    )
+    loop.run(run, directory, checkpoint_every, progress)
+    last, best = (merge_eval(views, w) for w in (run.state.evaluated, run.best))
+    return FitResult(last, best, run.history, run.best_epoch)
+
+
+def _start(
+    weights: Weights,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float | None,
+    directory: RunDirectory | None,
+    resume: bool,
+) -> Run:
+    state = TrainState(
+        step=jnp.int32(0),
+        weights=weights,
+        # A copy, as some optimisers keep the parameters themselves in their state.
+        opt_state=copy_tree(optimizer.init(weights.params)),
+        ema=None if ema_decay is None else copy_tree(weights),
+    )
+    run = Run(state, best=copy_tree(weights))
+    if directory:
+        if resume:
+            run = directory.restore(run)
+        else:
+            directory.clear()
+        directory.start(run)
+    return run
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loop:
+    """The host's loop over epochs and steps; all arithmetic is in its functions."""
+
+    train_step: Callable[..., Any]
+    validate: Callable[[Weights], dict[str, float]]
+    order_of: Callable[[int], jax.Array]
+    num_epochs: int
+    steps_per_epoch: int
+
+    def run(
+        self,
+        run: Run,
+        directory: RunDirectory | None,
+        checkpoint_every: int | None,
+        progress: bool,
+    ) -> None:
+        num_steps = self.num_epochs * self.steps_per_epoch
+        every = checkpoint_every or self.steps_per_epoch
+        _checks.check_steps(run.step, num_steps)
+        start = time.monotonic() - run.seconds
+        order = self.order_of(run.step // self.steps_per_epoch)
+        with ProgressBar(num_steps, run.step, is_shown=progress) as bar:
+            while run.step < num_steps:
+                epoch, step_in_epoch = divmod(run.step, self.steps_per_epoch)
+                if step_in_epoch == 0:
+                    order = self.order_of(epoch)
+                run.state, metrics = self.train_step(run.state, order)
+                run.means.push(run.step, metrics)
+                run.step += 1
+                bar.update(run.step, f"{epoch + 1}/{self.num_epochs}", run.means.latest)
+                if step_in_epoch + 1 == self.steps_per_epoch:
+                    run.means.drain()
+                    scores = self.validate(run.state.evaluated)
+                    run.end_epoch(scores, time.monotonic() - start)
+                    if directory:
+                        directory.log(run.history[-1])
+                if directory and (run.step % every == 0 or run.step == num_steps):
+                    run.means.drain()
+                    run.seconds = time.monotonic() - start
+                    directory.save(run)

@@ -1,0 +1,168 @@
+"""A training run in memory and in its output directory, made to be interrupted."""
+
+import dataclasses
+import json
+import os
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.training import storage
+from jaxrobust.training.checkpoint import prepare_out, to_json
+from jaxrobust.training.metrics import EpochMeans
+from jaxrobust.training.step import TrainState, Weights, copy_tree
+
+# What a checkpoint keeps of a run besides the arrays and the running means.
+_HOST_FIELDS = ("best_value", "best_epoch", "step", "seconds", "history")
+
+
+@dataclasses.dataclass
+class Run:
+    """Where a run stands between two steps.
+
+    Attributes:
+      state: the training state; its buffers are donated to the next step.
+      best: the best weights so far.
+      best_value: their validation accuracy.
+      best_epoch: the epoch that they are of, from 1; 0 before the first.
+      step: optimiser steps done, on the host.
+      seconds: wall-clock time spent, earlier sessions included.
+      means: sums of the running epoch.
+      history: one dict per finished epoch.
+    """
+
+    state: TrainState
+    best: Weights
+    best_value: float = -1.0
+    best_epoch: int = 0
+    step: int = 0
+    seconds: float = 0.0
+    means: EpochMeans = dataclasses.field(default_factory=EpochMeans)
+    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    def end_epoch(self, scores: dict[str, float], seconds: float) -> None:
+        """Add the epoch to the history and keep its weights where they are best."""
+        epoch = len(self.history) + 1
+        line = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 3)}
+        self.history.append(line | self.means.means() | scores)
+        # Without validation every epoch is better than the one before.
+        value = scores.get("val_robust", scores.get("val_clean", self.best_value))
+        if value > self.best_value or not scores:
+            self.best = copy_tree(self.state.evaluated)
+            self.best_value, self.best_epoch = value, epoch
+
+
+class RunDirectory:
+    """The files of a run: `metrics.jsonl`, `last` and `best`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        settings: Mapping[str, Any],
+        metadata: Mapping[str, Any],
+    ):
+        """Prepare the directory; `settings` must agree when a run is resumed."""
+        self.path = prepare_out(path)
+        self._metadata = to_json(metadata)
+        nested = {f"metadata[{name!r}]": v for name, v in self._metadata.items()}
+        self._settings = {name: describe(value) for name, value in settings.items()}
+        self._settings |= nested
+        # None: not in this session; what an interrupted one left may be of lost steps.
+        self._saved_best_epoch: int | None = None
+
+    def restore(self, run: Run) -> Run:
+        """Return the run of `last`, or the given one where there is none yet."""
+        last = self.path / "last"
+        if not storage.exists(last):
+            return run
+        saved = storage.read_info(last).get("run")
+        if saved is None:
+            raise ValueError(f"{last} is a model, not a run. Choose another out.")
+        self._check_settings(saved["settings"])
+        arrays = storage.read_arrays(last, "training")
+        template = {"state": run.state, "best": run.best}
+        trees = storage.from_arrays(last, template, arrays)
+        return Run(
+            state=trees["state"],
+            best=trees["best"],
+            means=EpochMeans(**saved["means"]),
+            **{name: saved[name] for name in _HOST_FIELDS},
+        )
+
+    def start(self, run: Run) -> None:
+        """Write the metrics of the epochs done: those of lost steps go."""
+        lines = [json.dumps(line) + "\n" for line in run.history]
+        temporary = self.path / "metrics.jsonl.tmp"
+        temporary.write_text("".join(lines))
+        temporary.replace(self.path / "metrics.jsonl")
+
+    def clear(self) -> None:
+        """Remove an earlier run."""
+        for name in ("last", "best"):
+            storage.remove(self.path / name)
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append an epoch's metrics."""
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def save(self, run: Run) -> None:
+        """Write both checkpoints; `last`, being written last, is what counts."""
+        if run.best_epoch and self._saved_best_epoch != run.best_epoch:
+            self._write("best", run.best, run.history[run.best_epoch - 1])
+            self._saved_best_epoch = run.best_epoch
+        means = {"sums": run.means.sums, "count": run.means.count}
+        host = {name: getattr(run, name) for name in _HOST_FIELDS}
+        self._write(
+            "last",
+            run.state.evaluated,
+            run.history[-1] if run.history else {},
+            training={"state": run.state, "best": run.best},
+            run={"settings": self._settings, "means": means, **host},
+        )
+
+    def _write(self, name, weights, metrics, training=None, **info) -> None:
+        to_arrays = storage.to_arrays
+        items = {"model": to_arrays(weights.params) | to_arrays(weights.rest)}
+        if training is not None:
+            items["training"] = to_arrays(training)
+        metadata = self._metadata | {"metrics": metrics}
+        storage.write(self.path / name, items, {"metadata": metadata, **info})
+
+    def _check_settings(self, saved: Mapping[str, Any]) -> None:
+        names = sorted(saved.keys() | self._settings.keys())
+        changed = [
+            f"{name} was {saved.get(name)} and is {self._settings.get(name)}"
+            for name in names
+            if saved.get(name) != self._settings.get(name)
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.path} holds a run with other settings: {'; '.join(changed)}. "
+                "Choose another output directory (out), or replace that run with "
+                "resume=False."
+            )
+
+
+def describe(value: Any) -> str:
+    """Return a text that is equal for equal settings, in another process too.
+
+    Example:
+      >>> describe((jnp.arange(3), None))
+      'int32[3] crc32 1d760e7a, None'
+    """
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return ", ".join(map(describe, value))
+    if isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    ):
+        return f"key {jax.random.key_data(value).tolist()}"
+    if isinstance(value, jax.Array):
+        crc = zlib.crc32(np.asarray(value).tobytes())
+        return f"{value.dtype}{list(value.shape)} crc32 {crc:x}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))

@@ -1,0 +1,206 @@
+"""The two jitted functions of training: one optimiser step, one validation pass.
+
+Both are pure: a Flax NNX module enters as a graph definition (static) and plain
+arrays, and is merged again inside, so that nothing is mutated outside the step.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.tree_util import Partial
+
+from jaxrobust.types import Attack, LogitsFn, Objective, Threat
+
+
+class Views(NamedTuple):
+    """A model's graph definitions in training and in evaluation mode."""
+
+    train: Any
+    eval: Any
+
+
+class Weights(NamedTuple):
+    """A model's arrays: trained parameters, and the rest (statistics, rngs)."""
+
+    params: Any
+    rest: Any
+
+
+class TrainState(NamedTuple):
+    """Everything that one training step reads and writes.
+
+    Attributes:
+      step: [], int32, optimiser steps done.
+      weights: what the optimiser changes and the statistics that go with it.
+      opt_state: the optimiser's state.
+      ema: moving average of `weights`, None where there is none.
+    """
+
+    step: jax.Array
+    weights: Weights
+    opt_state: Any
+    ema: Weights | None
+
+    @property
+    def evaluated(self) -> Weights:
+        """The weights to validate, keep and return: the average where there is one."""
+        return self.weights if self.ema is None else self.ema
+
+
+def split_model(model: nnx.Module) -> tuple[Views, Weights]:
+    """Split a copy of `model` into its two views and its arrays."""
+    in_train, in_eval = nnx.clone(model), nnx.clone(model)
+    in_train.train()
+    in_eval.eval()
+    train_graph, params, rest = nnx.split(in_train, nnx.Param, ...)
+    eval_graph, _, _ = nnx.split(in_eval, nnx.Param, ...)
+    # New buffers: the step donates its state, and the caller keeps the model.
+    weights = Weights(nnx.as_pure(params), nnx.as_pure(rest))
+    return Views(train_graph, eval_graph), copy_tree(weights)
+
+
+def copy_tree(tree: Any) -> Any:
+    """Return the tree in buffers of its own, which survive a donated step."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _apply(graph: Any, weights: Weights, x: jax.Array) -> jax.Array:
+    # copy=True: a mutating module (BatchNorm in train mode) inside an inner scan.
+    return nnx.merge(graph, weights.params, weights.rest, copy=True)(x)
+
+
+def logits_fn(graph: Any, weights: Weights) -> LogitsFn:
+    """Return the pure function x -> logits of a view and arrays."""
+    return Partial(partial(_apply, graph), weights)
+
+
+def merge_eval(views: Views, weights: Weights) -> nnx.Module:
+    """Return a module in evaluation mode that owns its arrays."""
+    return nnx.merge(views.eval, *copy_tree(weights), copy=True)
+
+
+def to_unit(x: jax.Array, scale: float) -> jax.Array:
+    """Convert stored inputs to float32 and divides them by `scale`."""
+    return x.astype(jnp.float32) / scale
+
+
+def epoch_order(key: jax.Array, epoch: int, num_examples: int) -> jax.Array:
+    """Return the order of the examples in an epoch, `[num_examples]`."""
+    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
+
+
+def moving_average(old: Weights, new: Weights, step: jax.Array, decay: float):
+    """Average the floating-point arrays; counters and keys are taken over.
+
+    Early on, the decay is (1 + step) / (10 + step), so that the start is forgotten
+    (`num_updates` of tf.train.ExponentialMovingAverage).
+    """
+    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+
+    def average(old, new):
+        is_float = jnp.issubdtype(new.dtype, jnp.inexact)
+        return optax.incremental_update(new, old, 1 - decay) if is_float else new
+
+    return jax.tree.map(average, old, new)
+
+
+def make_train_step(
+    views: Views,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    scale: float,
+    augment: Callable[..., jax.Array] | None,
+    attacked_mode: str,
+    ema_decay: float | None,
+) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """Return the jitted step (state, x, y, order, key) -> (state, metrics)."""
+    attacked_view = views.train if attacked_mode == "train" else views.eval
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_step(state, x, y, order, key):
+        augment_key, objective_key = jax.random.split(
+            jax.random.fold_in(key, state.step)
+        )
+        start = state.step % (len(order) // batch_size) * batch_size
+        index = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+        x, y = x[index], y[index]
+        if augment is not None:
+            x = augment(augment_key, x)
+        x = to_unit(x, scale)
+        params, rest = state.weights
+
+        def loss_fn(params):  # the outer minimisation ...
+            trained = nnx.merge(views.train, params, rest, copy=True)
+            frozen = jax.lax.stop_gradient(params)
+            attacked = logits_fn(attacked_view, Weights(frozen, rest))
+            loss, metrics = objective(  # ... of the inner maximum
+                trained, attacked, x, y, key=objective_key
+            )
+            _, _, new_rest = nnx.split(trained, nnx.Param, ...)
+            return loss, (metrics, nnx.as_pure(new_rest))
+
+        (loss, (metrics, rest)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        weights = Weights(optax.apply_updates(params, updates), rest)
+        ema = state.ema
+        if ema is not None:
+            ema = moving_average(ema, weights, state.step, ema_decay)
+        metrics = metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+        return TrainState(state.step + 1, weights, opt_state, ema), metrics
+
+    return train_step
+
+
+def make_validate(
+    views: Views,
+    validation: tuple[jax.Array, jax.Array] | None,
+    *,
+    attack: Attack | None,
+    threat: Threat | None,
+    batch_size: int,
+    scale: float,
+    key: jax.Array,
+) -> Callable[[Weights], dict[str, float]]:
+    """Return weights -> {"val_clean", "val_robust"}, fractions of the split, or {}.
+
+    An example counts as robust where the clean and the attacked input are both
+    classified correctly. Each example has its own key, the same at every call. The
+    last batch repeats the last example and does not count it again.
+    """
+    if validation is None:
+        return lambda weights: {}
+    num_examples = len(validation[0])
+    batch_size = min(batch_size, num_examples)
+
+    @jax.jit
+    def count(weights, x, y, key, start):
+        index = start + jnp.arange(batch_size)
+        is_counted = index < num_examples
+        index = jnp.minimum(index, num_examples - 1)
+        x, y = to_unit(x[index], scale), y[index]
+        model = logits_fn(views.eval, weights)
+        is_correct = is_counted & (model(x).argmax(-1) == y)
+        counts = {"val_clean": is_correct.sum()}
+        if attack is not None:
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+            x_adv = attack(model, x, y, threat=threat, key=keys)
+            is_robust = is_correct & (model(x_adv).argmax(-1) == y)
+            counts["val_robust"] = is_robust.sum()
+        return counts
+
+    def validate(weights):
+        starts = range(0, num_examples, batch_size)
+        batches = [count(weights, *validation, key, start) for start in starts]
+        totals = jax.tree.map(lambda *counts: sum(counts), *jax.device_get(batches))
+        return {name: float(total) / num_examples for name, total in totals.items()}
+
+    return validate

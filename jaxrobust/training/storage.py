@@ -1,0 +1,215 @@
+"""Arrays and JSON in a directory, written atomically.
+
+    PATH/ITEM/              Orbax arrays, name -> array; there may be several items
+    PATH/checkpoint.json    format, shapes of the arrays, versions of the libraries, ...
+
+A checkpoint is written under a temporary name and then renamed: whoever is killed
+meanwhile leaves the earlier one.
+"""
+
+import importlib.metadata
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+FORMAT = "jaxrobust-checkpoint-1"
+_INFO = "checkpoint.json"
+_LIBRARIES = ("jaxrobust", "jax", "flax", "optax", "orbax-checkpoint")
+
+
+def write(
+    path: str | os.PathLike,
+    items: Mapping[str, Mapping[str, np.ndarray]],
+    info: Mapping[str, Any],
+) -> None:
+    """Write a checkpoint of several named items of arrays, atomically."""
+    path = Path(path).absolute()
+    earlier, temporary = _earlier(path), path.with_name(f"{path.name}.tmp")
+    if path.exists():
+        read_info(path)  # what is no checkpoint is not ours to replace
+        # Left from a write that was killed while it deleted this.
+        shutil.rmtree(earlier, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        for name, arrays in items.items():
+            checkpointer.save(temporary / name, dict(arrays))
+            checkpointer.wait_until_finished()
+    own = {
+        "format": FORMAT,
+        "versions": _versions(),
+        "arrays": {name: _shapes(arrays) for name, arrays in items.items()},
+        "crc32": {name: _checksum(arrays) for name, arrays in items.items()},
+    }
+    info = own | dict(info)
+    (temporary / _INFO).write_text(json.dumps(info, indent=1))
+    # A directory cannot replace another in one call. Killed between the two renames,
+    # the complete earlier one is left under its second name, where readers look too.
+    if path.exists():
+        path.rename(earlier)
+    temporary.rename(path)
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Return whether anything is at `path`, or was before a write was interrupted."""
+    return _existing(Path(path).absolute()) is not None
+
+
+def remove(path: str | os.PathLike) -> None:
+    """Remove a checkpoint, if there is one; what is none is not touched."""
+    path = Path(path).absolute()
+    doomed = path.with_name(f"{path.name}.tmp")
+    while (existing := _existing(path)) is not None:
+        read_info(path)
+        shutil.rmtree(doomed, ignore_errors=True)
+        existing.rename(doomed)  # at once, where deleting is not
+        shutil.rmtree(doomed)
+
+
+def read_info(path: str | os.PathLike) -> dict[str, Any]:
+    """Return `checkpoint.json`, or raise the error that says why there is none."""
+    path = Path(path).absolute()
+    directory = _existing(path)
+    if directory is None:
+        raise FileNotFoundError(
+            f"there is no checkpoint at {path}. Give the path of one, for example "
+            "the directory `best` below the output directory of a training run."
+        )
+    if not (directory / _INFO).is_file():
+        run = [name for name in ("best", "last") if (directory / name / _INFO).exists()]
+        hint = f"Did you mean {path / run[0]}?" if run else f"It has no {_INFO}."
+        raise ValueError(f"{path} is not a jaxrobust checkpoint. {hint}")
+    try:
+        info = json.loads((directory / _INFO).read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        found = info.get("format") if isinstance(info, dict) else type(info).__name__
+        raise ValueError(
+            f"{path} is not a checkpoint that this version of jaxrobust reads: its "
+            f"format is {found!r}, needed is {FORMAT!r}. Train again, or use the "
+            "version that wrote it."
+        )
+    return info
+
+
+def read_arrays(path: str | os.PathLike, item: str) -> dict[str, np.ndarray]:
+    """Read the arrays of one item, name -> array."""
+    path = Path(path).absolute()
+    info = read_info(path)
+    shapes = info["arrays"].get(item)
+    if shapes is None:
+        raise ValueError(f"{path} holds no {item!r} arrays; it is not a run's `last`.")
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            targets = {name: _empty(shape) for name, shape in shapes.items()}
+            arrays = checkpointer.restore((_existing(path) or path) / item, targets)
+    except Exception as error:  # Orbax and TensorStore raise many kinds
+        raise _damaged(path, error) from error
+    if _checksum(arrays) != info["crc32"][item]:  # changed bits pass through Orbax
+        raise _damaged(path, ValueError("the checksum is wrong"))
+    return arrays
+
+
+def to_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """Fetch a pytree to the host as name -> array; keys become their data."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.as_pure(tree))
+    return {
+        _name(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+        for path, leaf in leaves
+    }
+
+
+def from_arrays(path: str | os.PathLike, tree: Any, arrays: dict[str, Any]) -> Any:
+    """Return the pytree with the arrays of a checkpoint, placed on the device."""
+    pure = nnx.as_pure(tree)
+    _check_architecture(path, _shapes(to_arrays(pure)), _shapes(arrays))
+
+    def restore(path, leaf):
+        array = jnp.array(arrays[_name(path)])
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
+        return array
+
+    return jax.tree_util.tree_map_with_path(restore, pure)
+
+
+def _check_architecture(
+    path: str | os.PathLike, needed: dict[str, str], saved: dict[str, str]
+) -> None:
+    names = sorted(needed.keys() | saved.keys())
+    wrong = [n for n in names if needed.get(n) != saved.get(n)]
+    if wrong:
+        name = wrong[0]
+        raise ValueError(
+            f"the checkpoint {path} holds another architecture: {name!r} is "
+            f"{saved.get(name, 'absent')} there and {needed.get(name, 'absent')} in "
+            f"the model ({len(wrong)} of {len(names)} arrays differ). Give the model "
+            "that was trained, or the checkpoint that belongs to this one."
+        )
+
+
+def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return name -> "float32[3,4]"."""
+    return {
+        name: f"{array.dtype}[{','.join(map(str, array.shape))}]"
+        for name, array in arrays.items()
+    }
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    crc = 0
+    for name in sorted(arrays):
+        crc = zlib.crc32(arrays[name].tobytes(), crc)
+    return crc
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _empty(shape: str) -> np.ndarray:
+    dtype, dims = shape.rstrip("]").split("[")
+    return np.empty([int(dim) for dim in dims.split(",") if dim], jnp.dtype(dtype))
+
+
+def _earlier(path: Path) -> Path:
+    return path.with_name(f"{path.name}.old")
+
+
+def _existing(path: Path) -> Path | None:
+    return next((p for p in (path, _earlier(path)) if p.exists()), None)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(
+        leaf.dtype, jax.dtypes.prng_key
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a source tree
+            versions[name] = "unknown"
+    return versions
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"the checkpoint {path} is unreadable or incomplete ({type(error).__name__}: "
+        f"{str(error)[:200]}). Use another one, or delete it and train again."
+    )

@@ -1,0 +1,29 @@
+"""Options and fixtures of the whole test suite."""
+
+import os
+import pathlib
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare `--data-dir`."""
+    parser.addoption(
+        "--data-dir",
+        default=None,
+        help="directory of prepared tensorflow-datasets data (default: TFDS_DATA_DIR); "
+        "tests that need real data are skipped without it",
+    )
+
+
+@pytest.fixture(scope="session")
+def data_dir(request: pytest.FixtureRequest) -> pathlib.Path:
+    """Directory of prepared data; skips where none is given."""
+    option = request.config.getoption("--data-dir")
+    chosen = option or os.environ.get("TFDS_DATA_DIR")
+    if not chosen:
+        pytest.skip("needs prepared data: give --data-dir or TFDS_DATA_DIR")
+    directory = pathlib.Path(chosen).expanduser()
+    if option and not directory.is_dir():
+        pytest.fail(f"--data-dir={option} is not a directory")
+    return directory
