@@ -32,7 +32,10 @@ def friendly_errors() -> Iterator[None]:
 
 
 def provenance() -> dict[str, Any]:
-    """Return what a reader needs to judge a figure: date, commit, hardware, versions."""
+    """Return what a reader needs to judge a figure: date, commit, hardware, versions.
+
+    To be called when the work starts: the commit is then that of the code that is loaded.
+    """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": f"python -m {_module_name()} {' '.join(sys.argv[1:])}".strip(),

@@ -60,24 +60,31 @@ def table_chart(result: dict[str, Any], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
-def examples(data, reports: dict[str, Any], out: pathlib.Path, num: int = 5) -> None:
-    """Draw clean image, perturbation and adversarial image under PGD for each model."""
+def gallery(
+    data,
+    reports: dict[str, Any],
+    path: pathlib.Path,
+    *,
+    title: str,
+    num: int = 5,
+) -> None:
+    """Draw clean image, perturbation and adversarial image, a row for each report."""
     clean = data.images(data.x_test)
     figure, axes = plt.subplots(
-        len(reports), 3 * num, figsize=(1.15 * 3 * num, 1.75 * len(reports)),
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+        len(reports),
+        3 * num,
+        figsize=(3.3 * num, 0.6 + 1.45 * len(reports)),
+        layout="constrained",
+        squeeze=False,
+    )
     # The first image of each of `num` classes.
     picked = [int(np.argmax(data.y_test == label)) for label in range(num)]
-    for row, (training, by_attack) in zip(axes, reports.items(), strict=True):
-        report = by_attack["PGD"]
+    for row, (name, report) in zip(axes, reports.items(), strict=True):
         for k, i in enumerate(picked):
             _triple(row[3 * k : 3 * k + 3], data, report, clean, i)
-        row[0].set_ylabel(f"{training}\ntraining", fontsize=10)
-    figure.suptitle(
-        "clean image, perturbation, image under PGD: prediction", fontsize=12
-    )
-    figure.savefig(out / "examples.png", dpi=130)
+        row[0].set_ylabel(name, fontsize=10)
+    figure.suptitle(title, fontsize=12)
+    figure.savefig(path, dpi=130)
     plt.close(figure)
 
 

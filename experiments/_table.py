@@ -36,8 +36,8 @@ def column(reports: dict[str, jr.Report]) -> dict[str, Any]:
 def check_statements(columns: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the lecture's four statements, each with whether this run confirms it.
 
-    A part counts as confirmed where the two 95% intervals do not overlap in the wrong
-    direction; each part is listed with its figures.
+    A part is confirmed where its two accuracies are in the claimed order, and clear where
+    their 95% intervals are apart as well.
     """
 
     def cell(training: str, row: str) -> dict[str, float]:

@@ -38,6 +38,10 @@ class Recipe:
     num_validation: int = 0
     """Training examples held out to choose the best epoch; 0 takes the last."""
 
+    def num_steps(self, num_train: int) -> int:
+        """Return the number of optimiser steps of the whole run."""
+        return self.num_epochs * ((num_train - self.num_validation) // self.batch_size)
+
     def make_optimizer(self, num_steps: int) -> optax.GradientTransformation:
         """Return the optimiser with its schedule over `num_steps`."""
         rate = self.learning_rate
@@ -65,16 +69,17 @@ def train(
     validation_attack: Any = None,
     threat: Any = None,
     resume: bool = True,
-) -> nnx.Module:
+) -> tuple[nnx.Module, float]:
     """Train, or load what an earlier run of the same recipe has trained.
 
     Returns the weights that are best on the validation examples (under
-    `validation_attack`, if there is one), or the last where none are held out.
+    `validation_attack`, if there is one), or the last where none are held out; and
+    the seconds that training took, in this call or in earlier ones.
     """
     kept, held_out = np.arange(len(data.x_train)), None
     if recipe.num_validation:
         kept, held_out = data.split(recipe.num_validation, seed=0)
-    spec = {
+    spec: dict[str, Any] = {
         "name": recipe.model,
         "input_shape": list(data.input_shape),
         "num_classes": data.num_classes,
@@ -84,7 +89,7 @@ def train(
     result = jr.training.fit(
         jr.models.create(**spec | {"input_shape": data.input_shape}),
         objective,
-        recipe.make_optimizer(recipe.num_epochs * (len(kept) // recipe.batch_size)),
+        recipe.make_optimizer(recipe.num_steps(len(data.x_train))),
         data.x_train[kept],
         data.y_train[kept],
         num_epochs=recipe.num_epochs,
@@ -94,7 +99,7 @@ def train(
         if has_validation
         else None,
         validation_attack=validation_attack if has_validation else None,
-        threat=threat if has_validation else None,
+        threat=threat if has_validation and validation_attack else None,
         validation_batch_size=500,
         augment=jr.data.pad_crop_flip if recipe.augment else None,
         scale=data.scale,
@@ -105,23 +110,11 @@ def train(
             "model": spec,
             "dataset": data.name,
             "recipe": dataclasses.asdict(recipe),
-            "objective": repr_of(objective),
+            "objective": repr(objective),
         },
         resume=resume,
     )
-    return result.best
-
-
-def repr_of(value: Any) -> str:
-    """Return the text of a value without the addresses of its functions.
-
-    Example:
-      >>> repr_of(jr.losses.targeted(jr.losses.margin))
-      'Targeted(loss=margin)'
-    """
-    import re
-
-    return re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", repr(value))
+    return result.best, result.history[-1]["seconds"]
 
 
 def evaluate(
@@ -133,15 +126,18 @@ def evaluate(
     seed: int,
     split: Literal["train", "test"] = "test",
     num_examples: int | None = None,
+    target: int | None = None,
     on_batch: Any = None,
     batch_size: int = 500,
 ) -> jr.Report:
     """Evaluate on the first `num_examples` of a split; all by default."""
-    x, y = getattr(data, f"x_{split}"), getattr(data, f"y_{split}")
+    x = getattr(data, f"x_{split}")[:num_examples]
+    y = getattr(data, f"y_{split}")[:num_examples]
     return jr.evaluate(
         jr.models.logits_fn(model),
-        data.images(x[:num_examples]),
-        y[:num_examples],
+        data.images(x),
+        y,
+        target=None if target is None else np.full_like(y, target),
         attack=attack,
         threat=threat,
         key=jax.random.key(seed),

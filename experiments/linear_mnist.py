@@ -111,6 +111,7 @@ def errors(params: dict, x, y, threat: jr.Linf) -> dict[str, float]:
 def main(config: Config) -> dict:
     """Run the experiment; returns what is written to `linear_mnist.json`."""
     jr.training.prepare_out(config.out)
+    provenance = _common.provenance()
     start = time.monotonic()
     data = jr.data.load(config.dataset, data_dir=config.data_dir)
     x, y = _zeros_and_ones(data, "train")
@@ -141,7 +142,7 @@ def main(config: Config) -> dict:
         "num_test": len(x_test),
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
         "seconds": round(time.monotonic() - start, 1),
-        **_common.provenance(),
+        **provenance,
     }
     _common.write_json(config.out / "linear_mnist.json", result)
     _print(result)

@@ -10,11 +10,13 @@ Expected  the pattern of Madry et al. 2018: standard training falls to PGD, FGSM
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import time
 from typing import Any, Literal
 
+import optax
 import tyro
 
 import jaxrobust as jr
@@ -38,7 +40,10 @@ class Config:
     """Radius of the l_inf ball; inputs are in [0, 1]."""
     train_steps: int = 10
     """PGD steps in training."""
-    train_step_size: float = 0.075
+    train_rel_step_size: float = 0.25
+    """Length of each, in units of eps."""
+    eps_warmup: float = 0.5
+    """Share of adversarial training in which eps grows from 0; small networks need it."""
     test_steps: int = 40
     """PGD steps in evaluation."""
     test_step_size: float = 0.01
@@ -50,17 +55,19 @@ class Config:
     num_gap: int = 1000
     """Examples of the training split on which the generalisation gaps are measured."""
     batch_size_test: int = 500
-    recipe: tyro.conf.OmitArgPrefixes[_training.Recipe] = _training.Recipe()
+    recipe: tyro.conf.OmitArgPrefixes[_training.Recipe] = dataclasses.field(
+        default_factory=_training.Recipe
+    )
 
 
 _MNIST = Config(
     dataset="mnist",
     recipe=_training.Recipe(
         model="small_convnet",
-        num_epochs=20,
+        num_epochs=10,
         batch_size=100,
         optimizer="adam",
-        learning_rate=2e-3,
+        learning_rate=5e-3,
         num_validation=5000,
     ),
 )
@@ -68,7 +75,7 @@ RECIPES = {
     "digits": Config(
         dataset="digits",
         eps=0.2,
-        train_step_size=0.05,
+        test_step_size=0.02,
         recipe=_training.Recipe(
             model="small_convnet",
             num_epochs=40,
@@ -80,7 +87,7 @@ RECIPES = {
     ),
     "mnist": _MNIST,
     "fashion_mnist": dataclasses.replace(
-        _MNIST, dataset="fashion_mnist", eps=0.1, train_step_size=0.025
+        _MNIST, dataset="fashion_mnist", eps=0.1, test_step_size=0.01
     ),
     # Rice et al. 2020, arXiv:2002.11569, shortened to 30 epochs as in Wong et al. 2020,
     # arXiv:2001.03994; the attack in training is the lecture's 7 steps of 2/255.
@@ -88,7 +95,7 @@ RECIPES = {
         dataset="cifar10",
         eps=8 / 255,
         train_steps=7,
-        train_step_size=2 / 255,
+        eps_warmup=0.0,
         test_steps=20,
         test_step_size=2 / 255,
         test_restarts=1,
@@ -108,26 +115,27 @@ RECIPES = {
 def main(config: Config) -> dict[str, Any]:
     """Run the experiment; returns what is written to `table.json`."""
     jr.training.prepare_out(config.out)
-    start = time.monotonic()
+    provenance = _common.provenance()
     data = jr.data.load(config.dataset, data_dir=config.data_dir)
     data = data.subset(config.num_train, config.num_test)
     threat = jr.Linf(config.eps)
     attacks = _attacks(config)
     columns, reports = {}, {}
-    for training, objective in _objectives(config, threat).items():
+    num_steps = config.recipe.num_steps(len(data.x_train))
+    objectives = _objectives(config, threat, num_steps)
+    for training, (objective, validation_attack) in objectives.items():
         _common.console.print(f"[bold]{training} training[/]")
         out = config.out / training
-        begin = time.monotonic()
-        model = _training.train(
+        model, train_seconds = _training.train(
             data,
             config.recipe,
             objective,
             seed=config.seed,
             out=out,
-            validation_attack=_validation_attack(config),
+            validation_attack=validation_attack,
             threat=threat,
         )
-        seconds = round(time.monotonic() - begin, 1)
+        begin = time.monotonic()
         reports[training] = {
             name: _evaluate(config, model, data, attack, threat, f"{training}, {name}")
             for name, attack in attacks.items()
@@ -137,7 +145,8 @@ def main(config: Config) -> dict[str, Any]:
         gaps = _gaps(config, model, data, reports[training], threat)
         columns[training] = _table.column(reports[training]) | {
             "gaps": gaps,
-            "train_seconds": seconds,
+            "train_seconds": train_seconds,
+            "test_seconds": round(time.monotonic() - begin, 1),
         }
         _table.print_column(training, columns[training])
     result = {
@@ -145,11 +154,13 @@ def main(config: Config) -> dict[str, Any]:
         "table": columns,
         "statements": _table.check_statements(columns),
         "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
-        "attacks": {name: _training.repr_of(a) for name, a in attacks.items()},
+        "attacks": {name: repr(a) for name, a in attacks.items()},
         "threat": repr(threat),
         "num_test": len(data.x_test),
-        "seconds": round(time.monotonic() - start, 1),
-        **_common.provenance(),
+        "seconds": sum(
+            c["train_seconds"] + c["test_seconds"] for c in columns.values()
+        ),
+        **provenance,
     }
     _common.write_json(config.out / "table.json", result)
     _table.print_result(result)
@@ -162,21 +173,23 @@ def _attacks(config: Config) -> dict[str, Any]:
     return {"FGSM": jr.FGSM(), "PGD": jr.Restarts(pgd, config.test_restarts)}
 
 
-def _objectives(config: Config, threat: jr.Linf) -> dict[str, Any]:
+def _objectives(config: Config, threat: jr.Linf, num_steps: int) -> dict[str, Any]:
+    """Return, for each training, its objective and the attack that chooses its epoch."""
     pgd = jr.PGD(
         num_steps=config.train_steps,
-        step_size=config.train_step_size,
+        rel_step_size=config.train_rel_step_size,
         keep_best=False,
     )
+    warmup = round(config.eps_warmup * num_steps)
+    schedule = optax.schedules.linear_schedule(0.0, 1.0, warmup) if warmup else None
+    adversarial = functools.partial(
+        jr.training.adversarial, threat=threat, eps_schedule=schedule
+    )
     return {
-        "standard": jr.training.standard(),
-        "FGSM": jr.training.adversarial(jr.FGSM(), threat=threat),
-        "PGD": jr.training.adversarial(pgd, threat=threat),
+        "standard": (jr.training.standard(), None),
+        "FGSM": (adversarial(jr.FGSM()), jr.FGSM()),
+        "PGD": (adversarial(pgd), pgd),
     }
-
-
-def _validation_attack(config: Config) -> Any:
-    return jr.PGD(num_steps=config.train_steps, step_size=config.train_step_size)
 
 
 def _evaluate(config: Config, model, data, attack, threat, title: str) -> jr.Report:
@@ -201,7 +214,11 @@ def _gaps(config: Config, model, data, reports, threat) -> dict[str, float]:
     options = dict(attack=attack, threat=threat, seed=config.seed + 2)
     train, test = (
         _training.evaluate(
-            model, data, split=split, num_examples=config.num_gap, **options
+            model,
+            data,
+            split=split,
+            num_examples=min(config.num_gap, len(data.x_test)),
+            **options,
         )
         for split in ("train", "test")
     )
@@ -217,7 +234,13 @@ def _draw(config: Config, data, result, reports) -> None:
     from experiments import _pictures
 
     _pictures.table_chart(result, config.out / "table.png")
-    _pictures.examples(data, reports, config.out)
+    _pictures.gallery(
+        data,
+        {f"{name}\ntraining": by_attack["PGD"] for name, by_attack in reports.items()},
+        config.out / "examples.png",
+        title=f"clean image, perturbation, image under PGD (eps = {config.eps:.3g}): "
+        "predicted class and confidence, wrong ones in red",
+    )
     for name in ("table.json", "table.png", "examples.png"):
         _common.console.print(f"wrote {config.out / name}")
 

@@ -133,11 +133,13 @@ def check_logits(logits: jax.Array, y: Any) -> None:
 
 def check_label_range(y: jax.Array, num_classes: int) -> None:
     """Check that labels are classes of the model; logits as `y` (for `kl`) pass."""
-    y = np.asarray(y)
-    if y.ndim == 1 and y.size and (y.min() < 0 or y.max() >= num_classes):
+    labels = np.asarray(y)
+    if labels.ndim != 1 or not labels.size:
+        return
+    if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(
-            f"y has labels from {y.min()} to {y.max()}, but the model has {num_classes} "
-            f"classes: labels must be in 0..{num_classes - 1}."
+            f"y has labels from {labels.min()} to {labels.max()}, but the model has "
+            f"{num_classes} classes: labels must be in 0..{num_classes - 1}."
         )
 
 

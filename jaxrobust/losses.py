@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrobust._repr import concise
 from jaxrobust.types import Loss
 
 
@@ -130,11 +131,13 @@ def kl(logits: jax.Array, y: jax.Array) -> jax.Array:
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Targeted:
     """The negative of a loss at a target class; made by `targeted`."""
 
     loss: Loss
+
+    __repr__ = concise
 
     def __call__(self, logits: jax.Array, y: Any) -> jax.Array:
         return -self.loss(logits, y)

@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _geometry
+from jaxrobust import _batch, _geometry, _pytree
+from jaxrobust._repr import concise
 
 Bounds = tuple[ArrayLike, ArrayLike] | None
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
 class Linf:
     """{x_adv : max_i |x_adv_i - x_i| <= eps, lower <= x_adv <= upper}.
 
@@ -44,6 +45,8 @@ class Linf:
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
+
+    __repr__ = concise
 
     def __post_init__(self):
         _check(self)
@@ -72,8 +75,8 @@ class Linf:
         return jnp.max(jnp.abs(_difference(x_adv, x)), axis=-1)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
 class L2:
     """{x_adv : ||x_adv - x||_2 <= eps, lower <= x_adv <= upper}.
 
@@ -100,6 +103,8 @@ class L2:
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
 
+    __repr__ = concise
+
     def __post_init__(self):
         _check(self)
 
@@ -121,8 +126,8 @@ class L2:
         return jnp.sqrt(jnp.sum(_difference(x_adv, x) ** 2, axis=-1))
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
 class L1:
     """{x_adv : ||x_adv - x||_1 <= eps, lower <= x_adv <= upper}.
 
@@ -149,6 +154,8 @@ class L1:
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
+
+    __repr__ = concise
 
     def __post_init__(self):
         _check(self)
@@ -234,6 +241,7 @@ def _room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _bounds(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the bounds in the shape and type of `x`."""
+    assert threat.bounds is not None
     lower, upper = threat.bounds
     return (
         jnp.broadcast_to(jnp.asarray(lower, x.dtype), x.shape),

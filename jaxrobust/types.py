@@ -44,9 +44,20 @@ class Threat(Protocol):
     Every method works on batches, each example by itself. `eps` is a scalar or `[B]`.
     """
 
-    eps: Any
-    bounds: Any
-    mask: Any
+    @property
+    def eps(self) -> Any:
+        """Radius of the ball in the units of the data, a scalar or `[B]`."""
+        ...
+
+    @property
+    def bounds(self) -> Any:
+        """`(lower, upper)` of valid data, or None."""
+        ...
+
+    @property
+    def mask(self) -> Any:
+        """What may be perturbed (non-zero), or None for all."""
+        ...
 
     def project(self, x_adv: Array, x: Array) -> Array:
         """Return the feasible point around `x` that is nearest to `x_adv`."""
@@ -91,6 +102,7 @@ class Objective(Protocol):
     `trained_fn` carries the gradients and is called exactly once (a model in training
     mode may update its batch statistics in that call); `attacked_fn` is the model that
     the adversary sees. Which mode of BatchNorm each of them is in is the caller's choice.
+    `step` is the number of the training step, for objectives that follow a schedule.
     """
 
     def __call__(
@@ -101,4 +113,5 @@ class Objective(Protocol):
         y: Array,
         *,
         key: Array | None = None,
+        step: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]: ...

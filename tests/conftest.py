@@ -3,7 +3,14 @@
 import os
 import pathlib
 
+import jax
 import pytest
+
+# Four virtual devices for the tests of sharding; must come before JAX starts.
+jax.config.update("jax_num_cpu_devices", 4)
+# Silent broadcasts and keys used twice are errors in the library, so they are in tests.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

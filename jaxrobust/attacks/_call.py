@@ -16,17 +16,16 @@ import numpy as np
 
 from jaxrobust import _batch, _checks
 
-
 _NUMERIC = (jax.Array, np.ndarray, np.generic, int, float)
 
 
 class _Closure:
     """A plain function as a compilation key: the function and what it computes now.
 
-    `jax.jit` would freeze what a closure captures at its first call, and an attack on a
-    model that has been trained or switched to evaluation since would silently attack the
-    old one. The jaxpr holds the numbers and the choices of that moment; the arrays beside
-    it are compared by identity, those of NumPy, which can be overwritten, by value.
+    `jax.jit` would freeze what a closure captures at its first call, and an attack on
+    a model that has been trained or switched to evaluation since would silently attack
+    the old one. The jaxpr holds the numbers and the choices of that moment; the arrays
+    beside it are compared by identity, NumPy's, which can be overwritten, by value.
     """
 
     def __init__(self, function: Callable, jaxpr: jax.extend.core.ClosedJaxpr):
@@ -65,7 +64,7 @@ def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
     A callable pytree (`Partial`, an Equinox or NNX module) is one already.
     """
     leaves = jax.tree.leaves(logits_fn)
-    # An Equinox module may have functions among its leaves: then it counts as a closure.
+    # An Equinox module may have functions among its leaves: then it is a closure.
     if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
         return None if _any_tracer(leaves) else logits_fn
     with _checks.explain_model_errors():

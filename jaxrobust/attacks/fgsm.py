@@ -3,18 +3,18 @@
 import dataclasses
 from typing import Any
 
-import jax
 from jax.typing import ArrayLike
 
-from jaxrobust import losses
+from jaxrobust import _pytree, losses
+from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import PGD
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FGSM:
     """One steepest step to the edge of the ball: x + eps sign(grad loss) for `Linf`.
 
@@ -46,6 +46,8 @@ class FGSM:
         default=losses.cross_entropy, metadata={"static": True}
     )
     random_start: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    __repr__ = concise
 
     def __post_init__(self):
         _ = self.as_pgd  # PGD checks the settings

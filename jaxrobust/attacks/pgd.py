@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, losses
+from jaxrobust import _batch, _pytree, losses
+from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
@@ -32,10 +33,10 @@ class State(NamedTuple):
     best_success: Array  # [B] bool
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PGD:
-    """Projected gradient ascent: x <- project(x + steepest(grad loss)), from a random start.
+    """Projected gradient ascent from a random start: x <- project(x + steepest(grad)).
 
     Madry et al. 2018, arXiv:1706.06083. With `momentum`: MI-FGSM, Dong et al. 2018,
     arXiv:1710.06081. Numbers are traced (a new one compiles nothing), the rest is static.
@@ -84,6 +85,8 @@ class PGD:
     schedule: optax.Schedule | None = dataclasses.field(
         default=None, metadata={"static": True}
     )
+
+    __repr__ = concise
 
     def __post_init__(self):
         _check(self)
@@ -136,7 +139,10 @@ class PGD:
 
     def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
         """Return the state at the starting point; evaluates nothing."""
-        x_adv = threat.sample(keys, x) if self.random_start else x
+        x_adv = x
+        if self.random_start:
+            assert keys is not None  # __call__ has said so
+            x_adv = threat.sample(keys, x)
         # Carries are derived from the data, so that they are sharded like it.
         zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
         return State(
@@ -156,12 +162,12 @@ class PGD:
         state = _keep_best(state, loss, success) if self.keep_best else state
         x_adv, rule = state.x_adv, state.rule
         if self.optimizer is None:
-            direction, rule = jax.vmap(self._rule.update)(grad, rule)
+            direction, rule = self._apply_rule(grad, rule, x_adv)
             delta = threat.steepest(
                 direction, x_adv, self._step_size(threat, state.step)
             )
         else:  # optax descends
-            delta, rule = jax.vmap(self._rule.update)(-grad, rule, x_adv)
+            delta, rule = self._apply_rule(-grad, rule, x_adv)
         return state._replace(
             x_adv=threat.project((x_adv + delta).astype(x_adv.dtype), state.x),
             rule=rule,
@@ -183,6 +189,11 @@ class PGD:
         if self.momentum is None:
             return optax.identity()
         return optax.chain(_normalize_l1(), optax.trace(decay=self.momentum))
+
+    def _apply_rule(self, grad: Array, rule: Any, x_adv: Array) -> tuple[Array, Any]:
+        """Apply the ascent rule to each example by itself."""
+        update: Any = self._rule.update
+        return jax.vmap(update)(grad, rule, x_adv)
 
     def _step_size(self, threat: Threat, step: Array) -> Any:
         size = self.step_size
@@ -268,7 +279,7 @@ def _keep_best(state: State, loss: Array, success: Array) -> State:
 
 
 def _normalize_l1() -> optax.GradientTransformation:
-    """grad / ||grad||_1 (Dong et al. 2018, eq. 6); a zero gradient stays zero."""
+    """Grad / ||grad||_1 (Dong et al. 2018, eq. 6); a zero gradient stays zero."""
 
     def scale(grad: Array) -> Array:
         norm = jnp.sum(jnp.abs(grad))

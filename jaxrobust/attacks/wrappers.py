@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, losses
+from jaxrobust import _batch, _pytree, losses
+from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import is_better
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
 class Restarts:
     """Runs a randomised attack several times and keeps each example's best result.
 
@@ -38,6 +39,8 @@ class Restarts:
     attack: Any
     num_restarts: int = dataclasses.field(metadata={"static": True})
     loss: Loss | None = dataclasses.field(default=None, metadata={"static": True})
+
+    __repr__ = concise
 
     def __post_init__(self):
         if not isinstance(self.num_restarts, int) or self.num_restarts < 1:
@@ -91,8 +94,8 @@ class Restarts:
         return jax.lax.fori_loop(0, self.num_restarts, restart, _nothing_yet(x))[0]
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
 class WorstOf:
     """Runs several attacks and keeps each example's worst case.
 
@@ -115,6 +118,8 @@ class WorstOf:
     attacks: tuple[Any, ...]
     loss: Loss = dataclasses.field(default=losses.margin, metadata={"static": True})
 
+    __repr__ = concise
+
     def __post_init__(self):
         if not isinstance(self.attacks, tuple | list) or not self.attacks:
             raise ValueError(
@@ -131,10 +136,13 @@ class WorstOf:
     @property
     def cost(self) -> Cost | None:
         """Gradient and forward evaluations for each example; None where unknown."""
-        costs = [getattr(attack, "cost", None) for attack in self.attacks]
-        if None in costs:
-            return None
-        return sum((cost + Cost(0, 1) for cost in costs), start=Cost(0, 0))
+        total = Cost(0, 0)
+        for attack in self.attacks:
+            cost = getattr(attack, "cost", None)
+            if cost is None:
+                return None
+            total += cost + Cost(0, 1)
+        return total
 
     def __call__(
         self,

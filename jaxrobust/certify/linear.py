@@ -17,9 +17,9 @@ def linear_worst_case(
     """Return the worst-case inputs of a linear classifier and their margin, exactly.
 
     Goodfellow et al. 2015, arXiv:1412.6572, section 3, for each pair of classes: the margin
-    max_{c != y} z_c - z_y is a maximum of linear functions, so its maximum over the threat
-    is the largest of the C - 1 linear maxima, each of which `threat.steepest` solves exactly
-    (bounds and mask included). With two classes this is the exact maximum of
+    max_{c != y} z_c - z_y is a maximum of linear functions, so its maximum over the
+    threat is the largest of the C - 1 linear maxima, each of which `threat.steepest`
+    solves exactly (bounds and mask included). With two classes this is the exact maximum of
     the cross-entropy too, since that grows with the margin.
 
     Args:

@@ -62,7 +62,7 @@ def _write(path: pathlib.Path, arrays: Arrays) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
             file.close()
             os.replace(file.name, path)
         except BaseException:

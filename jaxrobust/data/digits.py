@@ -1,5 +1,7 @@
 """The digits that come with scikit-learn: real data, no download."""
 
+from typing import Any
+
 import numpy as np
 
 from jaxrobust.data.dataset import Dataset
@@ -31,7 +33,7 @@ def load_digits() -> Dataset:
             f"digits comes with scikit-learn, which cannot be imported ({error}): "
             "pip install scikit-learn"
         ) from error
-    bunch = load_bunch()
+    bunch: Any = load_bunch()
     x = bunch.images.astype(np.uint8)[..., None]
     y = bunch.target.astype(np.int32)
     train, test = stratified_split(y, NUM_TEST, seed=SEED)

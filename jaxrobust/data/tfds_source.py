@@ -46,7 +46,9 @@ def load_tfds(
         cache = (
             pathlib.Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         )
-        arrays = cached(cache / _cache_name(name, builder), lambda: _decode(builder))
+        arrays: dict[str, Any] = cached(
+            cache / _cache_name(name, builder), lambda: _decode(builder)
+        )
     names = tuple(builder.info.features["label"].names)
     return Dataset(name, class_names=names, **arrays)
 

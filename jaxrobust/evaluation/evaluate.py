@@ -4,7 +4,7 @@ import dataclasses
 import importlib.metadata
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +79,11 @@ def evaluate(
     parts = []
     for rows, count in _batches(x.shape[0], batch_size):
         batch = jax.tree.map(lambda a, rows=rows: a[rows], (x, y, target, keys))
-        part = threat if eps is None else dataclasses.replace(threat, eps=eps[rows])
+        part = (
+            threat
+            if eps is None
+            else dataclasses.replace(cast(Any, threat), eps=eps[rows])
+        )
         result = _attack_batch(attack, logits_fn, part, *batch)
         parts.append(jax.tree.map(lambda a, n=count: np.asarray(a[:n]), result))
         if on_batch is not None:
@@ -177,7 +181,8 @@ def _settings(attack: Attack, threat: Threat, batch_size: int) -> dict[str, Any]
         "attack": repr(attack),
         "threat": repr(threat),
         "batch_size": batch_size,
-        "matmul_precision": jax.config.jax_default_matmul_precision or "default",
+        "matmul_precision": cast(Any, jax.config).jax_default_matmul_precision
+        or "default",
         "device": jax.devices()[0].device_kind,
         "python": platform.python_version(),
         "versions": versions,

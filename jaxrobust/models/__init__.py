@@ -1,14 +1,16 @@
-"""Small Flax NNX networks, and the adapter from any NNX module to a pure function."""
+"""Small Flax NNX networks, and the adapter from a network to a pure function."""
 
-from jaxrobust.models.adapter import logits_fn
-from jaxrobust.models.convnet import MadryConvNet, SmallConvNet, TutorialConvNet
-from jaxrobust.models.registry import NAMES, create
-
-__all__ = [
-    "NAMES",
-    "MadryConvNet",
-    "SmallConvNet",
-    "TutorialConvNet",
-    "create",
-    "logits_fn",
-]
+from jaxrobust.models.adapter import logits_fn as logits_fn
+from jaxrobust.models.conv import conv_general_dilated as conv_general_dilated
+from jaxrobust.models.convnet import MadryConvNet as MadryConvNet
+from jaxrobust.models.convnet import SmallConvNet as SmallConvNet
+from jaxrobust.models.convnet import TutorialConvNet as TutorialConvNet
+from jaxrobust.models.layers import CIFAR10 as CIFAR10
+from jaxrobust.models.layers import Normalization as Normalization
+from jaxrobust.models.layers import max_pool_2x2 as max_pool_2x2
+from jaxrobust.models.linear import Linear as Linear
+from jaxrobust.models.mlp import MLP as MLP
+from jaxrobust.models.preact_resnet import PreActResNet18 as PreActResNet18
+from jaxrobust.models.registry import NAMES as NAMES
+from jaxrobust.models.registry import create as create
+from jaxrobust.models.wide_resnet import WideResNet as WideResNet

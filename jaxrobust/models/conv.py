@@ -67,10 +67,9 @@ def conv_general_dilated(
     Example:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
-        >>> conv = nnx.Conv(
-        ...     3, 8, (3, 3), conv_general_dilated=conv_general_dilated, rngs=nnx.Rngs(0)
-        ... )
-        >>> conv(jnp.zeros((2, 32, 32, 3))).shape
+        >>> options = {"conv_general_dilated": conv_general_dilated}
+        >>> layer = nnx.Conv(3, 8, (3, 3), **options, rngs=nnx.Rngs(0))
+        >>> layer(jnp.zeros((2, 32, 32, 3))).shape
         (2, 32, 32, 8)
     """
     is_plain = (

@@ -1,148 +1,167 @@
-"""Three small convolutional networks for images such as MNIST's."""
+"""The small convolutional networks of the robustness literature on MNIST."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
 
-from jaxrobust.models.conv import conv_general_dilated
-
-# PyTorch's default, uniform on +-1/sqrt(fan_in), with which the recipes were tuned.
-_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-
-
-def _conv(
-    channels: int, features: int, size: int, stride: int, rngs: nnx.Rngs
-) -> nnx.Conv:
-    return nnx.Conv(
-        channels,
-        features,
-        (size, size),
-        strides=stride,
-        padding=1,
-        kernel_init=_uniform,
-        conv_general_dilated=conv_general_dilated,
-        rngs=rngs,
-    )
-
-
-def _halved(size: int) -> int:
-    """Return the output size of a stride-2 convolution, padding 1, kernel 3 or 4."""
-    return (size + 1) // 2
+from jaxrobust.models.layers import (
+    Normalization,
+    conv,
+    dense,
+    max_pool_2x2,
+    normalize,
+)
 
 
 class TutorialConvNet(nnx.Module):
-    """Convolutions 3x3 of 32, 32 (stride 2), 64, 64 (stride 2) features, 100, C.
+    """The network of Kolter & Madry's tutorial: four convolutions, 3x3.
 
-    Kolter & Madry 2018, adversarial-ml-tutorial.org, chapter 3.
-
-    Args:
-      input_shape: (H, W, channels).
-      num_classes: Number of logits C.
-      rngs: Flax's random numbers for the initial weights.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> model = TutorialConvNet((28, 28, 1), 10, rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 28, 28, 1))).shape
-      (2, 10)
-    """
-
-    def __init__(self, input_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
-        height, width, channels = input_shape
-        self.conv1 = _conv(channels, 32, 3, 1, rngs)
-        self.conv2 = _conv(32, 32, 3, 2, rngs)
-        self.conv3 = _conv(32, 64, 3, 1, rngs)
-        self.conv4 = _conv(64, 64, 3, 2, rngs)
-        size = _halved(_halved(height)) * _halved(_halved(width)) * 64
-        self.linear1 = nnx.Linear(size, 100, kernel_init=_uniform, rngs=rngs)
-        self.linear2 = nnx.Linear(100, num_classes, kernel_init=_uniform, rngs=rngs)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Return logits `[B, C]` of images `[B, H, W, channels]`."""
-        for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = nnx.relu(conv(x))
-        x = nnx.relu(self.linear1(x.reshape(x.shape[0], -1)))
-        return self.linear2(x)
-
-
-class SmallConvNet(nnx.Module):
-    """Convolutions 4x4, stride 2, of 16 and 32 features, 100, C.
-
-    Wong et al. 2020, arXiv:2001.03994, their MNIST model.
+    Adversarial Robustness - Theory and Practice (NeurIPS 2018 tutorial), chapter 3.
 
     Args:
-      input_shape: (H, W, channels).
-      num_classes: Number of logits C.
-      rngs: Flax's random numbers for the initial weights.
+        input_shape: shape of one image, (H, W, C).
+        num_classes: number of logits.
+        normalization: channel statistics, or `None` for raw pixels.
+        rngs: source of the initial weights.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> model = SmallConvNet((28, 28, 1), 10, rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 28, 28, 1))).shape
-      (2, 10)
+        >>> import jax.numpy as jnp
+        >>> model = TutorialConvNet((28, 28, 1), 10, rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((2, 28, 28, 1))).shape
+        (2, 10)
     """
 
-    def __init__(self, input_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        normalization: Normalization | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
         height, width, channels = input_shape
-        self.conv1 = _conv(channels, 16, 4, 2, rngs)
-        self.conv2 = _conv(16, 32, 4, 2, rngs)
-        size = (height // 2 // 2) * (width // 2 // 2) * 32
-        self.linear1 = nnx.Linear(size, 100, kernel_init=_uniform, rngs=rngs)
-        self.linear2 = nnx.Linear(100, num_classes, kernel_init=_uniform, rngs=rngs)
+        self.normalization = normalization
+        self.conv1 = conv(channels, 32, 3, padding=1, rngs=rngs)
+        self.conv2 = conv(32, 32, 3, strides=2, padding=1, rngs=rngs)
+        self.conv3 = conv(32, 64, 3, padding=1, rngs=rngs)
+        self.conv4 = conv(64, 64, 3, strides=2, padding=1, rngs=rngs)
+        # Each stride of 2 rounds up.
+        flat = -(-height // 4) * -(-width // 4) * 64
+        self.dense = dense(flat, 100, rngs=rngs)
+        self.output = dense(100, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return logits `[B, C]` of images `[B, H, W, channels]`."""
-        x = nnx.relu(self.conv2(nnx.relu(self.conv1(x))))
-        x = nnx.relu(self.linear1(x.reshape(x.shape[0], -1)))
-        return self.linear2(x)
+        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        x = normalize(self.normalization, x)
+        for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
+            x = jax.nn.relu(layer(x))
+        return self.output(jax.nn.relu(self.dense(x.reshape(len(x), -1))))
 
 
 class MadryConvNet(nnx.Module):
-    """Convolutions 5x5 of 32 and 64 features, each with 2x2 max-pooling, 1024, C.
+    """The MNIST network of Madry et al.: two 5x5 convolutions with max-pooling.
 
-    Madry et al. 2018, arXiv:1706.06083; MadryLab/mnist_challenge model.py, with its initial
-    values: truncated normal of standard deviation 0.1, biases 0.1.
+    "Towards Deep Learning Models Resistant to Adversarial Attacks" (ICLR 2018); sizes
+    and initial weights as in MadryLab/mnist_challenge, model.py.
 
     Args:
-      input_shape: (H, W, channels), H and W divisible by 4.
-      num_classes: Number of logits C.
-      rngs: Flax's random numbers for the initial weights.
+        input_shape: shape of one image, (H, W, C).
+        num_classes: number of logits.
+        normalization: channel statistics, or `None` for raw pixels.
+        rngs: source of the initial weights.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> model = MadryConvNet((28, 28, 1), 10, rngs=nnx.Rngs(0))
-      >>> model(jnp.zeros((2, 28, 28, 1))).shape
-      (2, 10)
+        >>> import jax.numpy as jnp
+        >>> model = MadryConvNet((28, 28, 1), 10, rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((2, 28, 28, 1))).shape
+        (2, 10)
     """
 
-    def __init__(self, input_shape: Sequence[int], num_classes: int, *, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        normalization: Normalization | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
         height, width, channels = input_shape
-        init = dict(
-            kernel_init=nnx.initializers.truncated_normal(0.1),
-            bias_init=nnx.initializers.constant(0.1),
-            rngs=rngs,
-        )
-        options = dict(conv_general_dilated=conv_general_dilated, **init)
-        self.conv1 = nnx.Conv(channels, 32, (5, 5), **options)
-        self.conv2 = nnx.Conv(32, 64, (5, 5), **options)
-        size = (height // 4) * (width // 4) * 64
-        self.linear1 = nnx.Linear(size, 1024, **init)
-        self.linear2 = nnx.Linear(1024, num_classes, **init)
+        self.normalization = normalization
+        options: dict[str, Any] = {
+            "kernel_init": _MADRY_KERNEL,
+            "bias_init": _MADRY_BIAS,
+            "rngs": rngs,
+        }
+        self.conv1 = conv(channels, 32, 5, padding=2, **options)
+        self.conv2 = conv(32, 64, 5, padding=2, **options)
+        # Each pooling rounds up.
+        flat = -(-height // 4) * -(-width // 4) * 64
+        self.dense = dense(flat, 1024, **options)
+        self.output = dense(1024, num_classes, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Return logits `[B, C]` of images `[B, H, W, channels]`."""
-        x = _max_pool(nnx.relu(self.conv1(x)))
-        x = _max_pool(nnx.relu(self.conv2(x)))
-        x = nnx.relu(self.linear1(x.reshape(x.shape[0], -1)))
-        return self.linear2(x)
+        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        x = normalize(self.normalization, x)
+        for layer in (self.conv1, self.conv2):
+            x = max_pool_2x2(jax.nn.relu(layer(x)))
+        return self.output(jax.nn.relu(self.dense(x.reshape(len(x), -1))))
 
 
-def _max_pool(x: jax.Array) -> jax.Array:
-    """2x2 max-pooling; its gradient avoids XLA's slow select-and-scatter on the CPU.
+# model.py: tf.truncated_normal(stddev=0.1), cut at two deviations; constant 0.1.
+_MADRY_KERNEL = nnx.initializers.truncated_normal(0.1)
+_MADRY_BIAS = nnx.initializers.constant(0.1)
 
-    The gradient is shared among equal maxima, where select-and-scatter takes the first.
+
+class SmallConvNet(nnx.Module):
+    """The MNIST network of Wong et al.: two 4x4 convolutions with stride 2.
+
+    "Fast is better than free" (ICLR 2020), locuslab/fast_adversarial, MNIST. A PyTorch
+    kernel [O, I, H, W] becomes `conv.kernel` by `transpose(2, 3, 1, 0)`. PyTorch
+    flattens channels first, so its dense weight [100, C * H * W] becomes
+    `dense.kernel` by `reshape(100, C, H, W).transpose(2, 3, 1, 0).reshape(-1, 100)`.
+
+    Args:
+        input_shape: shape of one image, (H, W, C), at least 4 pixels high and wide.
+        num_classes: number of logits.
+        normalization: channel statistics, or `None` for raw pixels.
+        rngs: source of the initial weights.
+
+    Raises:
+        ValueError: if the image is smaller than 4 x 4 pixels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = SmallConvNet((28, 28, 1), 10, rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((2, 28, 28, 1))).shape
+        (2, 10)
     """
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return x.max(axis=(2, 4))
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        normalization: Normalization | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, channels = input_shape
+        if min(height, width) < 4:
+            raise ValueError(
+                f"input_shape {tuple(input_shape)} is too small: two convolutions with "
+                "stride 2 need images of at least 4 x 4 pixels"
+            )
+        self.normalization = normalization
+        self.conv1 = conv(channels, 16, 4, strides=2, padding=1, rngs=rngs)
+        self.conv2 = conv(16, 32, 4, strides=2, padding=1, rngs=rngs)
+        # Each stride of 2 rounds down.
+        self.dense = dense((height // 4) * (width // 4) * 32, 100, rngs=rngs)
+        self.output = dense(100, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        x = normalize(self.normalization, x)
+        for layer in (self.conv1, self.conv2):
+            x = jax.nn.relu(layer(x))
+        return self.output(jax.nn.relu(self.dense(x.reshape(len(x), -1))))

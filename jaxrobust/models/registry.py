@@ -1,19 +1,30 @@
-"""Models by name, as recipes and checkpoints know them."""
+"""Networks by name."""
 
 import difflib
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import nnx
 
 from jaxrobust.models.convnet import MadryConvNet, SmallConvNet, TutorialConvNet
+from jaxrobust.models.linear import Linear
+from jaxrobust.models.mlp import MLP
+from jaxrobust.models.preact_resnet import PreActResNet18
+from jaxrobust.models.wide_resnet import WideResNet
 
-_MODELS = {
+_MODELS: dict[str, Callable[..., nnx.Module]] = {
+    "linear": Linear,
+    "mlp": MLP,
+    "tutorial_convnet": TutorialConvNet,
     "madry_convnet": MadryConvNet,
     "small_convnet": SmallConvNet,
-    "tutorial_convnet": TutorialConvNet,
+    "preact_resnet18": PreActResNet18,
+    "wide_resnet28_10": functools.partial(WideResNet, depth=28, width=10),
+    "wide_resnet34_10": functools.partial(WideResNet, depth=34, width=10),
 }
-NAMES = tuple(_MODELS)
+
+NAMES: tuple[str, ...] = tuple(_MODELS)
 
 
 def create(
@@ -22,31 +33,40 @@ def create(
     input_shape: Sequence[int],
     num_classes: int,
     seed: int = 0,
-    **settings: Any,
+    **kwargs: Any,
 ) -> nnx.Module:
-    """Return a model with fresh weights.
+    """Returns a new network with random weights.
 
     Args:
-      name: One of `NAMES`.
-      input_shape: Shape of one example, (H, W, channels).
-      num_classes: Number of logits C.
-      seed: Seed of the initial weights.
-      **settings: Further arguments of the model.
+        name: one of `NAMES`.
+        input_shape: shape of one image, (H, W, C).
+        num_classes: number of logits.
+        seed: seed of the initial weights.
+        **kwargs: further arguments of the network, such as `width` of
+            "preact_resnet18" or `normalization`.
 
     Returns:
-      A Flax NNX module in training mode.
+        A Flax NNX module, images [B, H, W, C] in [0, 1] -> logits [B, num_classes].
 
     Raises:
-      ValueError: If no model has that name.
+        ValueError: if the name is unknown, or `input_shape` is not (H, W, C).
 
     Example:
-      >>> model = create("small_convnet", input_shape=(8, 8, 1), num_classes=10)
-      >>> type(model).__name__
-      'SmallConvNet'
+        >>> import jax.numpy as jnp
+        >>> model = create("mlp", input_shape=(8, 8, 1), num_classes=10)
+        >>> model(jnp.zeros((2, 8, 8, 1))).shape
+        (2, 10)
     """
     if name not in _MODELS:
         close = difflib.get_close_matches(name, NAMES, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"no model {name!r}; there are {', '.join(NAMES)}.{hint}")
-    rngs = nnx.Rngs(seed)
-    return _MODELS[name](tuple(input_shape), num_classes, rngs=rngs, **settings)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(
+            f"there is no model {name!r}: take one of {', '.join(NAMES)}{hint}"
+        )
+    shape = tuple(input_shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(
+            f"input_shape is (height, width, channels) of one image without the batch, "
+            f"such as (28, 28, 1), not {shape}"
+        )
+    return _MODELS[name](shape, num_classes, rngs=nnx.Rngs(seed), **kwargs)

@@ -86,7 +86,8 @@ def fit(
       model: any module `[B, ...] -> [B, C]`; it is not changed. BatchNorm and Dropout
           are in training mode where the objective trains. Dropout's own rngs are
           part of the state.
-      objective: `(trained_fn, attacked_fn, x, y, *, key) -> (loss, metrics)`.
+      objective: `(trained_fn, attacked_fn, x, y, *, key, step) -> (loss,
+          metrics)`.
       optimizer: the optimiser; its state is not compared when resuming, so put the
           learning rate into `metadata`.
       x: inputs `[N, ...]`, uint8 or float, kept on the device.
@@ -126,7 +127,7 @@ def fit(
       >>> import jax, optax
       >>> import jax.numpy as jnp
       >>> from flax import nnx
-      >>> def objective(trained_fn, attacked_fn, x, y, *, key):
+      >>> def objective(trained_fn, attacked_fn, x, y, *, key, step):
       ...     logits = trained_fn(x)
       ...     loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
       ...     return loss, {"accuracy": (logits.argmax(-1) == y).mean()}

@@ -87,7 +87,7 @@ class ProgressBar:
             "", total=total, completed=completed, epoch="", text=""
         )
 
-    def update(self, step: int, epoch: int, latest: dict[str, float]) -> None:
+    def update(self, step: int, epoch: str, latest: dict[str, float]) -> None:
         """Show the number of steps done and the newest metrics."""
         shown = [f"{n} {latest[n]:.3f}" for n in ("loss", "accuracy") if n in latest]
         self._bar.update(self._task, completed=step, epoch=epoch, text="  ".join(shown))

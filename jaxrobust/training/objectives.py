@@ -9,19 +9,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from jaxrobust import losses
+from jaxrobust import _pytree, losses
+from jaxrobust._repr import concise
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
 class Standard:
     """The empirical risk (1/n) sum loss(f(x_i), y_i); made by `standard`."""
 
     loss: Loss = dataclasses.field(
         default=losses.cross_entropy, metadata={"static": True}
     )
+
+    __repr__ = concise
 
     def __call__(
         self,
@@ -31,14 +35,15 @@ class Standard:
         y: Array,
         *,
         key: Array | None = None,
+        step: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Return the mean loss and metrics; see `jaxrobust.types.Objective`."""
-        del attacked_fn, key
+        del attacked_fn, key, step
         return _risk(self.loss, trained_fn(x), y)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
 class Adversarial:
     """The adversarial risk (1/n) sum max_delta loss(f(x_i + delta), y_i).
 
@@ -50,6 +55,11 @@ class Adversarial:
     loss: Loss = dataclasses.field(
         default=losses.cross_entropy, metadata={"static": True}
     )
+    eps_schedule: optax.Schedule | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
+
+    __repr__ = concise
 
     def __call__(
         self,
@@ -59,9 +69,19 @@ class Adversarial:
         y: Array,
         *,
         key: Array | None = None,
+        step: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
         """Return the mean loss at the attacked inputs; see `jaxrobust.types.Objective`."""
-        x_adv = self.attack(attacked_fn, x, y, threat=self.threat, key=key)
+        threat = self.threat
+        if self.eps_schedule is not None:
+            if step is None:
+                raise ValueError(
+                    "adversarial(eps_schedule=...) needs the number of the training "
+                    "step: call the objective with step=step, as jr.training.fit does."
+                )
+            eps = threat.eps * self.eps_schedule(step)
+            threat = dataclasses.replace(threat, eps=eps)
+        x_adv = self.attack(attacked_fn, x, y, threat=threat, key=key)
         # Danskin: the gradient of the maximum is the gradient at the maximiser, held fixed.
         return _risk(self.loss, trained_fn(jax.lax.stop_gradient(x_adv)), y)
 
@@ -88,7 +108,10 @@ def standard(loss: Loss = losses.cross_entropy) -> Standard:
 
 
 def adversarial(
-    attack: Any, threat: Threat, loss: Loss = losses.cross_entropy
+    attack: Any,
+    threat: Threat,
+    loss: Loss = losses.cross_entropy,
+    eps_schedule: optax.Schedule | None = None,
 ) -> Adversarial:
     """Return the objective of adversarial training: the mean loss on attacked inputs.
 
@@ -98,9 +121,12 @@ def adversarial(
       attack: Any attack, e.g. `jr.PGD(num_steps=7)`.
       threat: The threat model, e.g. `jr.Linf(8 / 255)`.
       loss: Per-example loss `(logits, y) -> [B]` that training minimises.
+      eps_schedule: Factor on eps by training step. A small network on a large ball stays
+        a constant function unless eps grows slowly: `optax.schedules.linear_schedule(0,
+        1, 5000)`. Give the attack `rel_step_size`, so that its steps grow too.
 
     Returns:
-      An objective `(trained_fn, attacked_fn, x, y, key=key) -> (loss, metrics)`.
+      An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
@@ -113,7 +139,7 @@ def adversarial(
       >>> print(round(float(value), 3))
       1.313
     """
-    return Adversarial(attack, threat, loss)
+    return Adversarial(attack, threat, loss, eps_schedule)
 
 
 def _risk(loss: Loss, logits: Array, y: Array) -> tuple[Array, dict[str, Array]]:

@@ -100,11 +100,11 @@ def moving_average(old: Weights, new: Weights, step: jax.Array, decay: float):
     Early on, the decay is (1 + step) / (10 + step), so that the start is forgotten
     (`num_updates` of tf.train.ExponentialMovingAverage).
     """
-    decay = jnp.minimum(decay, (1 + step) / (10 + step))
+    share = 1 - jnp.minimum(decay, (1 + step) / (10 + step))
 
     def average(old, new):
         is_float = jnp.issubdtype(new.dtype, jnp.inexact)
-        return optax.incremental_update(new, old, 1 - decay) if is_float else new
+        return optax.incremental_update(new, old, share) if is_float else new
 
     return jax.tree.map(average, old, new)
 
@@ -141,7 +141,7 @@ def make_train_step(
             frozen = jax.lax.stop_gradient(params)
             attacked = logits_fn(attacked_view, Weights(frozen, rest))
             loss, metrics = objective(  # ... of the inner maximum
-                trained, attacked, x, y, key=objective_key
+                trained, attacked, x, y, key=objective_key, step=state.step
             )
             _, _, new_rest = nnx.split(trained, nnx.Param, ...)
             return loss, (metrics, nnx.as_pure(new_rest))
@@ -152,7 +152,7 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         weights = Weights(optax.apply_updates(params, updates), rest)
         ema = state.ema
-        if ema is not None:
+        if ema is not None and ema_decay is not None:
             ema = moving_average(ema, weights, state.step, ema_decay)
         metrics = metrics | {"loss": loss, "grad_norm": optax.tree.norm(grads)}
         return TrainState(state.step + 1, weights, opt_state, ema), metrics
@@ -178,7 +178,8 @@ def make_validate(
     """
     if validation is None:
         return lambda weights: {}
-    num_examples = len(validation[0])
+    x_val, y_val = validation
+    num_examples = len(x_val)
     batch_size = min(batch_size, num_examples)
 
     @jax.jit
@@ -190,7 +191,7 @@ def make_validate(
         model = logits_fn(views.eval, weights)
         is_correct = is_counted & (model(x).argmax(-1) == y)
         counts = {"val_clean": is_correct.sum()}
-        if attack is not None:
+        if attack is not None and threat is not None:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
             x_adv = attack(model, x, y, threat=threat, key=keys)
             is_robust = is_correct & (model(x_adv).argmax(-1) == y)
@@ -199,7 +200,7 @@ def make_validate(
 
     def validate(weights):
         starts = range(0, num_examples, batch_size)
-        batches = [count(weights, *validation, key, start) for start in starts]
+        batches = [count(weights, x_val, y_val, key, start) for start in starts]
         totals = jax.tree.map(lambda *counts: sum(counts), *jax.device_get(batches))
         return {name: float(total) / num_examples for name, total in totals.items()}
 

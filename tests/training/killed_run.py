@@ -52,7 +52,7 @@ def attack(logits_fn, x, y, *, threat, key):
     return jnp.clip(x + threat * jnp.sign(grad), 0, 1)
 
 
-def objective(trained_fn, attacked_fn, x, y, *, key):
+def objective(trained_fn, attacked_fn, x, y, *, key, step):
     """Adversarial training with the attack above."""
     x_adv = attack(attacked_fn, x, y, threat=0.05, key=key)
     logits = trained_fn(jax.lax.stop_gradient(x_adv))

@@ -68,7 +68,7 @@ def whole_run():
 # What a step computes.
 
 
-def linear_objective(trained_fn, attacked_fn, x, y, *, key):
+def linear_objective(trained_fn, attacked_fn, x, y, *, key, step):
     return killed_run.cross_entropy(trained_fn(x), y), {}
 
 
@@ -96,7 +96,7 @@ def test_a_full_batch_of_sgd_is_the_formula():
 
 def test_an_epoch_visits_each_example_once():
     # The loss is linear in the weights: the sum of the steps is the sum of the inputs.
-    def loss(trained_fn, attacked_fn, x, y, *, key):
+    def loss(trained_fn, attacked_fn, x, y, *, key, step):
         return trained_fn(x).sum(), {}
 
     x, y = data(12)
@@ -137,7 +137,7 @@ def one_step(objective, **options):
     )  # fmt: skip
 
 
-def observe(trained_fn, attacked_fn, x, y, *, key):
+def observe(trained_fn, attacked_fn, x, y, *, key, step):
     metrics = {"seen": attacked_fn(x).sum(), "again": attacked_fn(x).sum()}
     return killed_run.cross_entropy(trained_fn(x), y), metrics
 
@@ -170,8 +170,8 @@ def test_what_the_adversary_sees(mode):
 
 
 def test_no_gradient_flows_through_the_adversary():
-    def leaky(trained_fn, attacked_fn, x, y, *, key):
-        loss, _ = linear_objective(trained_fn, attacked_fn, x, y, key=key)
+    def leaky(trained_fn, attacked_fn, x, y, *, key, step):
+        loss, _ = linear_objective(trained_fn, attacked_fn, x, y, key=key, step=step)
         return loss + 10 * attacked_fn(x).sum(), {}
 
     assert_same(one_step(leaky).last, one_step(linear_objective).last)
@@ -195,7 +195,7 @@ def test_stored_pixels_are_scaled_after_augmentation(scale, divisor):
         assert x.dtype == jnp.uint8 and key.shape == ()
         return x + jnp.uint8(1)
 
-    def loss(trained_fn, attacked_fn, x, y, *, key):
+    def loss(trained_fn, attacked_fn, x, y, *, key, step):
         assert x.dtype == jnp.float32
         return trained_fn(x).sum(), {"mean": x.mean()}
 
@@ -210,9 +210,9 @@ def test_stored_pixels_are_scaled_after_augmentation(scale, divisor):
 def test_everything_is_compiled_once():
     traces = {"objective": 0, "attack": 0}
 
-    def counting(trained_fn, attacked_fn, x, y, *, key):
+    def counting(trained_fn, attacked_fn, x, y, *, key, step):
         traces["objective"] += 1
-        return objective(trained_fn, attacked_fn, x, y, key=key)
+        return objective(trained_fn, attacked_fn, x, y, key=key, step=step)
 
     def counting_attack(*args, **kwargs):
         traces["attack"] += 1
@@ -329,7 +329,7 @@ def test_killed_process(whole_run, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "tests.training.killed_run", str(out), "10000"]
     process = subprocess.Popen(command, cwd=ROOT)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not (out / "last").exists() and time.monotonic() < deadline:
         assert process.poll() is None, "the run ended before it was killed"
         time.sleep(0.01)
@@ -415,7 +415,7 @@ def test_out_that_cannot_be_written_is_noticed_first(tmp_path):
 
 
 def test_divergence_names_the_step_and_the_remedy():
-    def loss(trained_fn, attacked_fn, x, y, *, key):
+    def loss(trained_fn, attacked_fn, x, y, *, key, step):
         return (trained_fn(x) ** 2).sum(), {}
 
     x, y = data(64)

@@ -1,0 +1,131 @@
+"""Write the measured tables of the README from the committed results.
+
+Command   python -m experiments.readme_tables           (--check: only compare)
+Time      a second
+Expected  README.md with the figures of experiments/results/*.json, and nothing else changed
+"""
+
+import json
+import pathlib
+import re
+import statistics
+import sys
+from typing import Any
+
+_ROOT = pathlib.Path(__file__).parent.parent
+_RESULTS = _ROOT / "experiments" / "results"
+
+
+def render(name: str) -> str:
+    """Return the Markdown of one result file, with where it comes from."""
+    result = json.loads((_RESULTS / f"{name}.json").read_text())
+    return _TABLES[result["experiment"]](result) + f"\n\n{_source(name, result)}"
+
+
+def update(text: str) -> str:
+    """Return the README with every marked table written anew."""
+
+    def table(match: re.Match) -> str:
+        return f"{match[1]}\n{render(match[2])}\n{match[3]}"
+
+    marked = r"(<!-- result: (\w+) -->)\n.*?\n?(<!-- end -->)"
+    return re.sub(marked, table, text, flags=re.DOTALL)
+
+
+def _source(name: str, result: dict[str, Any]) -> str:
+    path = f"experiments/results/{name}.json"
+    return (
+        f"`{result['command']}`, {result['seconds'] / 60:.0f} minutes on "
+        f"{result['cores']} cores ({result['device']}), {result['date'][:10]}, commit "
+        f"{result['commit'][:7]}: [{path}]({path})."
+    )
+
+
+def _robustness_table(result: dict[str, Any]) -> str:
+    names = list(result["table"])
+    lines = ["| accuracy in % | " + " | ".join(f"{n} training" for n in names) + " |"]
+    lines.append("|---|" + "---|" * len(names))
+    for row in ("natural", "FGSM", "PGD"):
+        cells = []
+        for name in names:
+            cell = result["table"][name]["cells"][row]
+            low, high = 100 * cell["low"], 100 * cell["high"]
+            cells.append(f"{100 * cell['accuracy']:.1f} [{low:.1f}, {high:.1f}]")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    lines.append("")
+    for item in result["statements"]:
+        verdict = "confirmed" if item["is_confirmed"] else "not confirmed"
+        failed = [p for p in item["parts"] if not p["is_confirmed"]]
+        why = "; ".join(
+            f"{p['claim']}: no, {100 * p['figures'][0]:.1f} and "
+            f"{100 * p['figures'][1]:.1f}"
+            for p in failed
+        )
+        lines.append(
+            f"- **{verdict}**: {item['statement']}" + (f" ({why})" if why else "")
+        )
+    config = result["config"]
+    caption = (
+        f"{config['dataset']}, l_inf, eps = {config['eps']:.3g}, {result['num_test']:,} "
+        f"test images, PGD: {result['attacks']['PGD']}, 95% Wilson intervals, seed "
+        f"{config['seed']}."
+    )
+    return "\n".join([caption, "", *lines])
+
+
+def _spread(values: list[float]) -> str:
+    spread = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.fmean(values):.2f} ± {spread:.2f}"
+
+
+def _errors(result: dict[str, Any], figures: dict[str, str], unit: str) -> str:
+    lines = ["| error in % | " + " | ".join(f"{f} | {unit}" for f in figures.values())]
+    lines[0] += " |"
+    lines.append("|---|" + "---|---|" * len(figures))
+    for name, lecture in result["lecture"].items():
+        runs = [run for run in result["runs"] if run["training"] == name]
+        cells = [
+            f"{_spread([run[figure] for run in runs])} | {lecture[figure]:g}"
+            for figure in figures
+        ]
+        lines.append(f"| {name} training | " + " | ".join(cells) + " |")
+    config = result["config"]
+    caption = (
+        f"{config['dataset']}, l_inf, eps = {config['eps']}, no bounds, "
+        f"{result['num_test']:,} test images, mean ± standard deviation of "
+        f"{config['num_seeds']} seeds."
+    )
+    return "\n".join([caption, "", *lines])
+
+
+def _mnist_fgsm(result: dict[str, Any]) -> str:
+    return _errors(result, {"clean": "clean", "fgsm": "FGSM"}, "lecture")
+
+
+def _linear_mnist(result: dict[str, Any]) -> str:
+    return _errors(result, {"clean": "clean", "exact": "exact attack"}, "tutorial")
+
+
+_TABLES = {
+    "robustness_table": _robustness_table,
+    "mnist_fgsm": _mnist_fgsm,
+    "linear_mnist": _linear_mnist,
+}
+
+
+def main() -> None:
+    """Update the README, or with --check fail where it differs."""
+    path = _ROOT / "README.md"
+    before = path.read_text()
+    after = update(before)
+    if "--check" in sys.argv[1:]:
+        if before != after:
+            raise SystemExit(
+                "README.md differs: run python -m experiments.readme_tables"
+            )
+        return
+    path.write_text(after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The pieces that the networks share: convolution, dense layer, pooling, normalisation.
+
+Weights start as in PyTorch, uniform in +-1/sqrt(fan_in), because the published
+recipes for robust training were tuned from there; Flax's own default (LeCun normal)
+has a standard deviation that is sqrt(3) times larger, and zero biases.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxrobust.models.conv import conv_general_dilated
+
+# torch.nn.Conv2d and Linear: kaiming_uniform(a=sqrt(5)) is U(+-1/sqrt(fan_in)).
+# Module-level, so that two models of one architecture have equal static parts.
+uniform_fan_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+@functools.cache
+def uniform_bias(fan_in: int) -> nnx.Initializer:
+    """Returns the initialiser U(+-1/sqrt(fan_in)) that PyTorch uses for a bias.
+
+    Args:
+        fan_in: number of inputs that one output of the layer sums over.
+
+    Returns:
+        An initialiser `(key, shape, dtype) -> array`, the same object for the same
+        `fan_in`.
+
+    Example:
+        >>> bias = uniform_bias(100)(jax.random.key(0), (1000,))
+        >>> bool(abs(bias).max() <= 0.1)
+        True
+    """
+    bound = fan_in**-0.5
+
+    def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+def conv(
+    in_features: int,
+    out_features: int,
+    kernel_size: int,
+    *,
+    strides: int = 1,
+    padding: int = 0,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> nnx.Conv:
+    """Returns a 2-D convolution with a square kernel, fast in loops on the CPU.
+
+    Args:
+        in_features: channels of the input.
+        out_features: channels of the output.
+        kernel_size: height and width of the kernel, in pixels.
+        strides: step of the window, in pixels.
+        padding: zeros on each side of the image, in pixels.
+        rngs: source of the initial weights.
+        **options: further arguments of `flax.nnx.Conv`, such as `use_bias` or
+            `kernel_init`.
+
+    Returns:
+        The layer, [B, H, W, in_features] -> [B, H', W', out_features].
+
+    Example:
+        >>> layer = conv(1, 8, 4, strides=2, padding=1, rngs=nnx.Rngs(0))
+        >>> layer(jnp.zeros((5, 28, 28, 1))).shape
+        (5, 14, 14, 8)
+    """
+    options = {
+        "kernel_init": uniform_fan_in,
+        "bias_init": uniform_bias(in_features * kernel_size**2),
+        **options,
+    }
+    return nnx.Conv(
+        in_features,
+        out_features,
+        (kernel_size, kernel_size),
+        strides,
+        padding=((padding, padding), (padding, padding)),
+        conv_general_dilated=conv_general_dilated,
+        rngs=rngs,
+        **options,
+    )
+
+
+def dense(
+    in_features: int, out_features: int, *, rngs: nnx.Rngs, **options: Any
+) -> nnx.Linear:
+    """Returns a fully connected layer with PyTorch's initial weights.
+
+    Args:
+        in_features: size of the input.
+        out_features: size of the output.
+        rngs: source of the initial weights.
+        **options: further arguments of `flax.nnx.Linear`.
+
+    Returns:
+        The layer, [B, in_features] -> [B, out_features].
+
+    Example:
+        >>> dense(784, 10, rngs=nnx.Rngs(0))(jnp.zeros((5, 784))).shape
+        (5, 10)
+    """
+    options = {
+        "kernel_init": uniform_fan_in,
+        "bias_init": uniform_bias(in_features),
+        **options,
+    }
+    return nnx.Linear(in_features, out_features, rngs=rngs, **options)
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """Maximum over 2x2 windows with stride 2, as TensorFlow's "SAME" max-pool.
+
+    A reshape and a maximum: `nnx.max_pool`'s gradient scatters one window after the
+    other on the CPU. Where several pixels of a window attain the maximum its gradient
+    is split evenly between them (`nnx.max_pool` gives it to the first).
+
+    Args:
+        x: images [B, H, W, C]; an odd height or width is padded with -inf.
+
+    Returns:
+        [B, ceil(H / 2), ceil(W / 2), C].
+
+    Example:
+        >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1)).squeeze().tolist()
+        [[5.0, 7.0], [13.0, 15.0]]
+    """
+    batch, height, width, channels = x.shape
+    if height % 2 or width % 2:
+        odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
+        x = jnp.pad(x, odd, constant_values=-jnp.inf)
+    rows, columns = x.shape[1] // 2, x.shape[2] // 2
+    return x.reshape(batch, rows, 2, columns, 2, channels).max((2, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """Subtracts a mean and divides by a standard deviation, channel by channel.
+
+    It belongs to the model, so that threats and data speak of images in [0, 1].
+
+    Args:
+        mean: one mean per channel, in the units of the pixels.
+        std: one standard deviation per channel, likewise.
+
+    Raises:
+        ValueError: if `mean` and `std` differ in length or a deviation is not positive.
+
+    Example:
+        >>> Normalization(mean=(0.5,), std=(0.25,))(jnp.ones((1, 2, 2, 1))).max()
+        Array(2., dtype=float32)
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Makes the fields hashable and checks them."""
+        object.__setattr__(self, "mean", tuple(map(float, self.mean)))
+        object.__setattr__(self, "std", tuple(map(float, self.std)))
+        if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std} need one number per channel, "
+                "and every deviation must be positive"
+            )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the images [B, H, W, C] and keeps their dtype."""
+        if x.shape[-1] != len(self.mean):
+            raise ValueError(
+                f"images of shape {x.shape} have {x.shape[-1]} channels (the last "
+                f"axis), the normalisation has {len(self.mean)}: give it one mean and "
+                "one deviation per channel"
+            )
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        mean = jnp.asarray(self.mean, x.dtype).reshape(shape)
+        return (x - mean) / jnp.asarray(self.std, x.dtype).reshape(shape)
+
+
+# Channel statistics of the CIFAR-10 training images.
+CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+
+
+def normalize(normalization: Normalization | None, x: jax.Array) -> jax.Array:
+    """Applies `normalization` to `x`, or nothing if it is `None`.
+
+    Args:
+        normalization: the statistics, or `None`.
+        x: images [B, H, W, C].
+
+    Returns:
+        Images of the same shape.
+
+    Example:
+        >>> normalize(None, jnp.ones((1, 2, 2, 1))).shape
+        (1, 2, 2, 1)
+    """
+    return x if normalization is None else normalization(x)

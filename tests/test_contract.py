@@ -1,0 +1,259 @@
+"""The laws of the design: every attack under every threat is held to all of them.
+
+Models here are small and smooth enough that compiling dominates; shapes are shared so
+that each attack is compiled once for each threat.
+"""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import jaxrobust as jr
+
+BATCH, FEATURES, CLASSES = 4, 6, 3
+
+
+def step_back(logits_fn, x, y, *, threat, key=None):
+    """A plain function with the signature of an attack."""
+    return threat.project(0.9 * x, x)
+
+
+DECAY = optax.schedules.cosine_decay_schedule(1.0, 20)
+ATTACKS = {
+    "fgsm": jr.FGSM(),
+    "fgsm_rs": jr.FGSM(random_start=True, rel_step_size=1.25),
+    "pgd": jr.PGD(num_steps=5),
+    "momentum": jr.PGD(num_steps=5, momentum=1.0),
+    "adam": jr.PGD(num_steps=5, optimizer=optax.adam(0.05)),
+    "schedule": jr.PGD(num_steps=5, rel_step_size=1.0, schedule=DECAY),
+    "margin": jr.PGD(num_steps=5, loss=jr.losses.margin),
+    "dlr": jr.PGD(num_steps=5, loss=jr.losses.dlr),
+    "targeted": jr.PGD(num_steps=5, loss=jr.losses.targeted(jr.losses.cross_entropy)),
+    "last": jr.PGD(num_steps=5, keep_best=False),
+    "restarts": jr.Restarts(jr.PGD(num_steps=5), 2),
+    "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=5), step_back)),
+}
+MASK = np.array([1, 1, 1, 0, 1, 1])
+THREATS = {
+    "linf": jr.Linf(0.1),
+    "linf_free": jr.Linf(0.1, bounds=None),
+    "linf_mask": jr.Linf(0.1, mask=MASK),
+    "l2": jr.L2(0.4),
+    "l2_free": jr.L2(0.4, bounds=None),
+    "l2_mask": jr.L2(0.4, mask=MASK),
+    "l1": jr.L1(0.8),
+    "l1_free": jr.L1(0.8, bounds=None),
+    "l1_mask": jr.L1(0.8, mask=MASK),
+}
+KEY = jax.random.key(0)
+ONE_OF_EACH = [THREATS["linf"], THREATS["l2"], THREATS["l1"]]
+each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
+each_norm = pytest.mark.parametrize("threat", ONE_OF_EACH, ids=["linf", "l2", "l1"])
+# The ascent differs between these; the other variants share their code.
+CHOSEN = ("fgsm", "pgd", "adam", "restarts", "worst_of")
+chosen_attack = pytest.mark.parametrize(
+    "attack", [ATTACKS[name] for name in CHOSEN], ids=CHOSEN
+)
+
+
+def make_mlp(seed=0, classes=CLASSES):
+    k1, k2 = jax.random.split(jax.random.key(seed))
+    params = (
+        2 * jax.random.normal(k1, (FEATURES, 8)),
+        2 * jax.random.normal(k2, (8, classes)),
+    )
+    return jax.tree_util.Partial(mlp, params)
+
+
+def mlp(params, x):
+    hidden = jnp.matmul(x - 0.5, params[0].astype(x.dtype))
+    return jnp.matmul(jnp.tanh(hidden), params[1].astype(x.dtype))
+
+
+MODEL = make_mlp()
+X = jax.random.uniform(jax.random.key(1), (BATCH, FEATURES))
+# Corners of the data bounds take part too.
+X = X.at[0, 0].set(0.0).at[1, 1].set(1.0)
+Y = jnp.array([0, 1, 2, 0])
+
+
+@contextlib.contextmanager
+def count_compilations():
+    """Count XLA compilations, the `jax.make_jaxpr` of an eager call not among them."""
+    events = []
+
+    def listen(name, duration, **_):
+        del duration
+        if name == "/jax/core/compile/backend_compile_duration":
+            events.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        yield events
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@each_attack
+@each_threat
+def test_ball_bounds_and_mask(attack, threat):
+    """Law 1: feasible, exactly for l_inf, to an ulp and a relative 1e-6 otherwise."""
+    x_adv = attack(MODEL, X, Y, threat=threat, key=KEY)
+    assert x_adv.shape == X.shape and x_adv.dtype == X.dtype
+    if isinstance(threat, jr.Linf):
+        assert np.abs(np.asarray(x_adv) - X).max() <= np.float32(threat.eps)
+    else:  # numbers below 2: one ulp is at most 1.2e-7
+        slack = 1e-6 * threat.eps + FEATURES * 1.2e-7
+        assert threat.distance(x_adv, X).max() <= threat.eps + slack
+    if threat.bounds is not None:
+        assert (x_adv >= 0).all() and (x_adv <= 1).all()
+    if threat.mask is not None:
+        np.testing.assert_array_equal(x_adv[:, MASK == 0], X[:, MASK == 0])
+    assert (x_adv != X).any()
+
+
+@each_attack
+@each_norm
+def test_eps_zero_returns_x(attack, threat):
+    """Law 1: a ball of radius 0 leaves `x` as it is."""
+    nothing = type(threat)(0.0)
+    np.testing.assert_array_equal(attack(MODEL, X, Y, threat=nothing, key=KEY), X)
+
+
+LINEAR = jax.random.normal(jax.random.key(5), (FEATURES, 2))
+LINEAR_Y = jnp.array([0, 1, 1, 0])
+
+
+def linear(x):
+    return jnp.matmul(x, LINEAR, precision="highest")
+
+
+def linear_gap(attack, threat):
+    """Return how far an attack's margin stays below the exact worst case, relatively."""
+    bias = jnp.zeros(2)
+    _, best = jr.certify.linear_worst_case(LINEAR, bias, X, LINEAR_Y, threat=threat)
+    x_adv = attack(linear, X, LINEAR_Y, threat=threat, key=KEY)
+    reached = jr.losses.margin(linear(x_adv), LINEAR_Y)
+    clean = jr.losses.margin(linear(X), LINEAR_Y)
+    return np.asarray((best - reached) / (best - clean))
+
+
+@each_threat
+def test_fgsm_is_exact_on_a_linear_model(threat):
+    """Law 2: one steepest step from `x` is the optimum, for every norm, box and mask."""
+    gap = linear_gap(jr.FGSM(), threat)
+    assert (np.abs(gap) < 1e-5).all()  # float32 rounding of the margin
+
+
+@each_threat
+def test_pgd_without_random_start_is_exact_on_a_linear_model(threat):
+    """Law 2: the first step of length eps reaches the optimum, `keep_best` keeps it."""
+    attack = jr.PGD(num_steps=3, rel_step_size=1.0, random_start=False)
+    assert (np.abs(linear_gap(attack, threat)) < 1e-5).all()
+
+
+@each_threat
+@pytest.mark.parametrize("schedule", [None, DECAY], ids=["constant", "decay"])
+def test_pgd_approaches_the_optimum_of_a_linear_model(threat, schedule):
+    """Law 2 with a random start: exact for l_inf, approached for l2 and l1.
+
+    The l_inf maximiser is a corner, which steps of total length above 2 eps reach. The
+    l2 projection of x + step contracts towards the maximiser by 1 / (1 + step / eps) or
+    better for each step.
+    """
+    attack = jr.PGD(num_steps=20, rel_step_size=0.5, schedule=schedule)
+    gap = linear_gap(attack, threat)
+    tolerance = {jr.Linf: 1e-5, jr.L2: 1e-4, jr.L1: 1e-4}[type(threat)]
+    assert (gap > -1e-5).all() and (gap < tolerance).all(), gap
+
+
+@each_attack
+@each_norm
+def test_examples_are_independent(attack, threat):
+    """Law 3: neighbours, order and batch size do not matter, given per-example keys.
+
+    Neighbours: bitwise. Other batch sizes are other programs, which XLA may round
+    differently; five steps on this smooth model amplify that little.
+    """
+    keys = jax.random.split(KEY, BATCH)
+    whole = attack(MODEL, X, Y, threat=threat, key=keys)
+    order = jnp.array([2, 0, 3, 1])
+    moved = attack(MODEL, X[order], Y[order], threat=threat, key=keys[order])
+    np.testing.assert_array_equal(moved, whole[order])
+    others = attack(
+        MODEL,
+        X.at[1:].set(0.5),
+        Y.at[1:].set(0),
+        threat=threat,
+        key=keys.at[1:].set(jax.random.split(jax.random.key(9), BATCH - 1)),
+    )
+    np.testing.assert_array_equal(others[0], whole[0])
+    half = attack(MODEL, X[:2], Y[:2], threat=threat, key=keys[:2])
+    np.testing.assert_allclose(half, whole[:2], atol=2e-5)
+
+
+def test_one_key_serves_any_batch_size():
+    """Law 3: example i draws from fold_in(key, i), whatever the size of the batch."""
+    small = ATTACKS["pgd"](MODEL, X[:2], Y[:2], threat=jr.Linf(0.1), key=KEY)
+    large = ATTACKS["pgd"](MODEL, X, Y, threat=jr.Linf(0.1), key=KEY)
+    np.testing.assert_allclose(small, large[:2], atol=2e-5)  # as above
+
+
+@each_attack
+def test_new_numbers_compile_nothing(attack):
+    """Law 4: a second call, a new eps and a new key run the compiled program."""
+    calls = [
+        dict(threat=jr.L2(0.4), key=jax.random.key(1)),
+        dict(threat=jr.L2(0.4), key=jax.random.key(1)),
+        dict(threat=jr.L2(0.3), key=jax.random.key(2)),
+    ]
+    attack(MODEL, X, Y, **calls[0])
+    with count_compilations() as events:
+        for settings in calls[1:]:
+            attack(MODEL, X, Y, **settings)
+    assert not events
+
+
+@pytest.mark.parametrize("name", ["step_size", "rel_step_size", "momentum"])
+def test_new_settings_compile_nothing(name):
+    """Law 4: the numbers of an attack are traced."""
+
+    def run(value):
+        attack = jr.PGD(num_steps=5, **{name: value})
+        return attack(MODEL, X, Y, threat=jr.Linf(0.1), key=KEY)
+
+    run(0.5)
+    with count_compilations() as events:
+        run(0.1)
+    assert not events
+    assert (run(0.9) != run(0.01)).any()
+
+
+def test_a_new_model_of_the_same_shape_compiles_nothing():
+    """Law 4: the leaves of a `Partial` are arguments; a training loop compiles once."""
+    attack = jr.FGSM()
+    models = [make_mlp(1), make_mlp(2)]
+    first = attack(models[0], X, Y, threat=jr.L2(0.4))
+    with count_compilations() as events:
+        second = attack(models[1], X, Y, threat=jr.L2(0.4))
+    assert not events
+    assert (first != second).any()
+
+
+@chosen_attack
+@each_norm
+def test_no_gradient_leaks_through_the_attack(attack, threat):
+    """Law 7 (Danskin): the attack is a constant of the outer minimisation."""
+
+    def total(params, x):
+        model = jax.tree_util.Partial(mlp, params)
+        return attack(model, x, Y, threat=threat, key=KEY).sum()
+
+    for gradient in jax.tree.leaves(jax.grad(total, (0, 1))(MODEL.args[0], X)):
+        assert (gradient == 0).all()
