@@ -5,13 +5,13 @@ that each attack is compiled once for each threat.
 """
 
 import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxrobust as jr
 
@@ -20,6 +20,7 @@ BATCH, FEATURES, CLASSES = 4, 6, 3
 
 def step_back(logits_fn, x, y, *, threat, key=None):
     """A plain function with the signature of an attack."""
+    del logits_fn, y, key
     return threat.project(0.9 * x, x)
 
 
@@ -51,15 +52,18 @@ THREATS = {
     "l1_mask": jr.L1(0.8, mask=MASK),
 }
 KEY = jax.random.key(0)
-ONE_OF_EACH = [THREATS["linf"], THREATS["l2"], THREATS["l1"]]
+NORMS = ("linf", "l2", "l1")
+VARIANTS = ("schedule", "margin", "dlr", "targeted", "last")  # differ in small things
+# Each attack with each norm, the variants with one; the other threats with one attack.
+PAIRS = [(a, t) for a in ATTACKS for t in NORMS if a not in VARIANTS or t == "l2"]
+PAIRS += [("pgd", t) for t in THREATS if t not in NORMS]
+each_pair = pytest.mark.parametrize(
+    "attack, threat",
+    [(ATTACKS[a], THREATS[t]) for a, t in PAIRS],
+    ids=[f"{a}-{t}" for a, t in PAIRS],
+)
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
-each_norm = pytest.mark.parametrize("threat", ONE_OF_EACH, ids=["linf", "l2", "l1"])
-# The ascent differs between these; the other variants share their code.
-CHOSEN = ("fgsm", "pgd", "adam", "restarts", "worst_of")
-chosen_attack = pytest.mark.parametrize(
-    "attack", [ATTACKS[name] for name in CHOSEN], ids=CHOSEN
-)
 
 
 def make_mlp(seed=0, classes=CLASSES):
@@ -100,8 +104,7 @@ def count_compilations():
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@each_attack
-@each_threat
+@each_pair
 def test_ball_bounds_and_mask(attack, threat):
     """Law 1: feasible, exactly for l_inf, to an ulp and a relative 1e-6 otherwise."""
     x_adv = attack(MODEL, X, Y, threat=threat, key=KEY)
@@ -118,11 +121,10 @@ def test_ball_bounds_and_mask(attack, threat):
     assert (x_adv != X).any()
 
 
-@each_attack
-@each_norm
+@each_pair
 def test_eps_zero_returns_x(attack, threat):
     """Law 1: a ball of radius 0 leaves `x` as it is."""
-    nothing = type(threat)(0.0)
+    nothing = dataclasses.replace(threat, eps=0.0)
     np.testing.assert_array_equal(attack(MODEL, X, Y, threat=nothing, key=KEY), X)
 
 
@@ -151,37 +153,40 @@ def test_fgsm_is_exact_on_a_linear_model(threat):
     assert (np.abs(gap) < 1e-5).all()  # float32 rounding of the margin
 
 
-@each_threat
-def test_pgd_without_random_start_is_exact_on_a_linear_model(threat):
+@pytest.mark.parametrize("name", ["linf", "l2_mask", "l1"])
+def test_pgd_without_random_start_is_exact_on_a_linear_model(name):
     """Law 2: the first step of length eps reaches the optimum, `keep_best` keeps it."""
+    threat = THREATS[name]
     attack = jr.PGD(num_steps=3, rel_step_size=1.0, random_start=False)
     assert (np.abs(linear_gap(attack, threat)) < 1e-5).all()
 
 
-@each_threat
-@pytest.mark.parametrize("schedule", [None, DECAY], ids=["constant", "decay"])
-def test_pgd_approaches_the_optimum_of_a_linear_model(threat, schedule):
-    """Law 2 with a random start: exact for l_inf, approached for l2 and l1.
+@pytest.mark.parametrize("name", ["linf", "l2_free", "l2", "l1"])
+def test_pgd_approaches_the_optimum_of_a_linear_model(name):
+    """Law 2 from a random start: exact for l_inf, approached for l2 and l1.
 
-    The l_inf maximiser is a corner, which steps of total length above 2 eps reach. The
-    l2 projection of x + step contracts towards the maximiser by 1 / (1 + step / eps) or
-    better for each step.
+    The l_inf maximiser is a corner, which steps of total length above 2 eps reach. For l2
+    and l1 in a box the step bends along the walls, so that its fixed point is off by
+    about the length of a step: the steps have to decay for the gap to close.
     """
-    attack = jr.PGD(num_steps=20, rel_step_size=0.5, schedule=schedule)
-    gap = linear_gap(attack, threat)
-    tolerance = {jr.Linf: 1e-5, jr.L2: 1e-4, jr.L1: 1e-4}[type(threat)]
+    decay = optax.schedules.cosine_decay_schedule(1.0, 60)
+    attack = jr.PGD(num_steps=60, rel_step_size=0.5, schedule=decay)
+    gap = linear_gap(attack, THREATS[name])
+    tolerance = {"linf": 1e-5, "l2_free": 1e-4}.get(name, 1e-2)
     assert (gap > -1e-5).all() and (gap < tolerance).all(), gap
 
 
-@each_attack
-@each_norm
-def test_examples_are_independent(attack, threat):
-    """Law 3: neighbours, order and batch size do not matter, given per-example keys.
+@pytest.mark.parametrize("name", ["l2", "l1"])
+def test_default_pgd_comes_close_to_the_optimum_of_a_linear_model(name):
+    """Law 2 with the constant default step: what is missing is of the order of a step."""
+    gap = linear_gap(jr.PGD(), THREATS[name])
+    assert (gap > -1e-5).all() and (gap < 2.5 / 20).all(), gap
 
-    Neighbours: bitwise. Other batch sizes are other programs, which XLA may round
-    differently; five steps on this smooth model amplify that little.
-    """
-    keys = jax.random.split(KEY, BATCH)
+
+@each_pair
+def test_examples_are_independent(attack, threat):
+    """Law 3: neighbours and order do not matter, bitwise, given per-example keys."""
+    keys = jax.random.split(jax.random.key(0), BATCH)
     whole = attack(MODEL, X, Y, threat=threat, key=keys)
     order = jnp.array([2, 0, 3, 1])
     moved = attack(MODEL, X[order], Y[order], threat=threat, key=keys[order])
@@ -194,15 +199,19 @@ def test_examples_are_independent(attack, threat):
         key=keys.at[1:].set(jax.random.split(jax.random.key(9), BATCH - 1)),
     )
     np.testing.assert_array_equal(others[0], whole[0])
-    half = attack(MODEL, X[:2], Y[:2], threat=threat, key=keys[:2])
-    np.testing.assert_allclose(half, whole[:2], atol=2e-5)
 
 
-def test_one_key_serves_any_batch_size():
-    """Law 3: example i draws from fold_in(key, i), whatever the size of the batch."""
-    small = ATTACKS["pgd"](MODEL, X[:2], Y[:2], threat=jr.Linf(0.1), key=KEY)
-    large = ATTACKS["pgd"](MODEL, X, Y, threat=jr.Linf(0.1), key=KEY)
-    np.testing.assert_allclose(small, large[:2], atol=2e-5)  # as above
+@pytest.mark.parametrize("name", ["fgsm_rs", "pgd", "worst_of"])
+def test_one_key_serves_any_batch_size(name):
+    """Law 3: example i draws from fold_in(key, i), whatever the size of the batch.
+
+    Another batch size is another program, which XLA may round differently; five steps
+    on this smooth model amplify that little.
+    """
+    attack, threat = ATTACKS[name], THREATS["l2"]
+    small = attack(MODEL, X[:2], Y[:2], threat=threat, key=KEY)
+    large = attack(MODEL, X, Y, threat=threat, key=KEY)
+    np.testing.assert_allclose(small, large[:2], atol=2e-5)
 
 
 @each_attack
@@ -246,8 +255,11 @@ def test_a_new_model_of_the_same_shape_compiles_nothing():
     assert (first != second).any()
 
 
-@chosen_attack
-@each_norm
+@pytest.mark.parametrize(
+    "attack, threat",
+    [(ATTACKS["fgsm"], THREATS["linf"]), (ATTACKS["pgd"], THREATS["l1"])]
+    + [(ATTACKS["restarts"], THREATS["l2"])],
+)
 def test_no_gradient_leaks_through_the_attack(attack, threat):
     """Law 7 (Danskin): the attack is a constant of the outer minimisation."""
 

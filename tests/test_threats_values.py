@@ -128,21 +128,21 @@ def test_vmap_over_eps_and_eps_per_example(kind):
 @pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf"), np.array([0.1, -1])])
 def test_impossible_eps(kind, eps):
     """A radius is finite and not negative; the message says in which units."""
-    with pytest.raises(ValueError, match="finite and at least 0.*units of the data"):
+    with pytest.raises(ValueError, match=r"finite and at least 0.*units of the data"):
         kind(eps)
 
 
 @pytest.mark.parametrize("bounds", [(1.0, 0.0), (0.0, float("nan")), (0.5, 0.5)])
 def test_bounds_out_of_order(bounds):
     """Comparisons with NaN are False: NaN must not slip through."""
-    with pytest.raises(ValueError, match="lower bound must be below.*bounds=None"):
+    with pytest.raises(ValueError, match=r"lower bound must be below.*bounds=None"):
         jr.L2(0.1, bounds=bounds)
 
 
 @pytest.mark.parametrize("bounds", [1.0, (0.0,), (0.0, 0.5, 1.0)])
 def test_bounds_that_are_no_pair(bounds):
     """A single number is a frequent guess."""
-    with pytest.raises(ValueError, match="a pair.*needed"):
+    with pytest.raises(ValueError, match=r"a pair.*needed"):
         jr.Linf(0.1, bounds=bounds)
 
 

@@ -96,6 +96,8 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
     compiled_fn = None if is_traced else as_pytree(logits_fn, x)
     if compiled_fn is None:
+        # Under `jax.grad` nothing is differentiated in passing: not all of it could be.
+        attack, x, y, threat = jax.lax.stop_gradient((attack, x, y, threat))
         return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
     with _checks.explain_model_errors():
         _checks.check_logits(_logits(compiled_fn, x), y)
