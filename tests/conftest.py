@@ -2,15 +2,15 @@
 
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 import pytest
 
 # Four virtual devices for the tests of sharding; must come before JAX starts.
 jax.config.update("jax_num_cpu_devices", 4)
-# Silent broadcasts and keys used twice are errors in the library, so they are in tests.
+# Silent broadcasts of arrays of different rank are errors.
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,3 +34,10 @@ def data_dir(request: pytest.FixtureRequest) -> pathlib.Path:
     if option and not directory.is_dir():
         pytest.fail(f"--data-dir={option} is not a directory")
     return directory
+
+
+@pytest.fixture
+def no_key_reuse() -> Iterator[None]:
+    """Make it an error if the library draws twice from one key."""
+    with jax.debug_key_reuse(True):
+        yield

@@ -7,6 +7,8 @@ import pytest
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.usefixtures("no_key_reuse")
+
 KINDS = [jr.Linf, jr.L2, jr.L1]
 DRAWS = 4000
 # Kolmogorov-Smirnov: exceeded with probability 2 exp(-2 n D^2) = 1e-6; the seed is fixed.

@@ -266,7 +266,7 @@ def _gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any):
 def is_better(success: Array, loss: Array, best_success: Array, best_loss: Array):
     """Whether a candidate beats the best: success first, then the loss; NaN never."""
     is_larger = (success == best_success) & (loss > best_loss)
-    return (success & ~best_success) | is_larger
+    return (success & ~best_success & ~jnp.isnan(loss)) | is_larger
 
 
 def _keep_best(state: State, loss: Array, success: Array) -> State:

@@ -155,14 +155,18 @@ def _audit(x_adv: np.ndarray, x: np.ndarray, distance: np.ndarray, threat: Threa
     # One ulp of each coordinate, summed over the coordinates for l1 at worst.
     ulp = np.spacing(np.abs(x).max().astype(np.float32)) * x[0].size
     radius = np.broadcast_to(np.asarray(threat.eps, np.float32), distance.shape)
-    outside_bounds = 0
+    outside_bounds = outside_mask = 0
     if threat.bounds is not None:
         lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
         outside = (x_adv < lower) | (x_adv > upper)
         outside_bounds = int(outside.reshape(len(x_adv), -1).any(axis=1).sum())
+    if threat.mask is not None:
+        moved = (x_adv != x) & (np.asarray(threat.mask) == 0)
+        outside_mask = int(moved.reshape(len(x_adv), -1).any(axis=1).sum())
     return {
         "outside_ball": int((distance > radius * (1 + 1e-6) + ulp).sum()),
         "outside_bounds": outside_bounds,
+        "outside_mask": outside_mask,
         "not_finite": int((~np.isfinite(x_adv)).sum()),
         "min": float(x_adv.min()),
         "max": float(x_adv.max()),

@@ -159,7 +159,8 @@ class Report:
                 f"cost      {self.cost['gradients']:,} gradients, "
                 f"{self.cost['forwards']:,} forwards"
             )
-        if self.audit["outside_ball"] or self.audit["outside_bounds"]:
+        failures = ("outside_ball", "outside_bounds", "outside_mask", "not_finite")
+        if any(self.audit.get(name) for name in failures):
             lines.append(f"AUDIT     {self.audit}")
         lines.append(
             "class     " + "".join(f"{r['class']:>7}" for r in self.per_class())

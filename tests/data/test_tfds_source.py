@@ -148,7 +148,7 @@ def test_tfrecord_form_is_refused_with_a_way_out(tiny_dir, tmp_path):
     for path in source.glob("*.json"):
         text = path.read_text().replace("array_record", "tfrecord")
         (copy / path.name).write_text(text)
-    with pytest.raises(ValueError, match="not in array_record form.*convert_format"):
+    with pytest.raises(ValueError, match=r"not in array_record form.*convert_format"):
         load("mnist", data_dir=tmp_path, cache_dir=tmp_path)
 
 

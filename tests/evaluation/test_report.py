@@ -1,0 +1,71 @@
+"""The report: figures from small arrays, files that can be read back."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import jaxrobust as jr
+
+Y = np.array([0, 0, 1, 1])
+# Correct and robust; correct and broken; wrong; wrong, but right under attack.
+PREDICTED = np.array([0, 0, 0, 0])
+PREDICTED_ADV = np.array([0, 1, 0, 1])
+
+
+def make():
+    figures = {
+        "y": Y,
+        "predicted": PREDICTED,
+        "predicted_adv": PREDICTED_ADV,
+        "num_classes": 3,
+        "cost": {"gradients": 4, "forwards": 8},
+        "audit": {"outside_ball": 0, "outside_bounds": 0, "not_finite": 0},
+        "settings": {"attack": "FGSM()", "threat": "Linf(0.1)", "batch_size": 4},
+    }
+    for field in dataclasses.fields(jr.Report):
+        figures.setdefault(field.name, np.linspace(0, 1, 4, dtype=np.float32))
+    return jr.Report(**figures)
+
+
+def test_accuracies():
+    """An example that is wrong from the start is not robust, whatever the attack does."""
+    report = make()
+    assert report.clean_accuracy == 0.5
+    assert report.robust_accuracy == 0.25
+    assert report.adversarial_accuracy == 0.5
+    np.testing.assert_array_equal(report.is_robust, [True, False, False, False])
+
+
+def test_per_class():
+    """Classes that do not occur have no row: there is no accuracy of nothing."""
+    first, second = make().per_class()
+    assert first == {
+        "class": 0,
+        "count": 2,
+        "clean_accuracy": 1.0,
+        "robust_accuracy": 0.5,
+    }
+    assert second["clean_accuracy"] == 0.0 and second["count"] == 2
+
+
+def test_save(tmp_path):
+    """JSON holds every figure, npz every example."""
+    report = make()
+    report.save(tmp_path / "new" / "folder")
+    saved = json.loads((tmp_path / "new" / "folder" / "report.json").read_text())
+    assert saved["robust_accuracy"] == 0.25
+    assert saved["robust_interval"] == pytest.approx(jr.evaluation.wilson(1, 4))
+    assert saved["cost"] == {"gradients": 4, "forwards": 8}
+    with np.load(tmp_path / "new" / "folder" / "report.npz") as arrays:
+        np.testing.assert_array_equal(arrays["predicted_adv"], PREDICTED_ADV)
+        np.testing.assert_array_equal(arrays["x_adv"], report.x_adv)
+
+
+def test_table():
+    """The text names the accuracies, their intervals, the cost and the classes."""
+    text = str(make())
+    assert "50.00%" in text and "25.00%" in text
+    assert "4 gradients, 8 forwards" in text
+    assert "AUDIT" not in text
