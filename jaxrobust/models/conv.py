@@ -163,12 +163,13 @@ def _conv_forward(strides, pads, precision, x, kernel):
 
 def _conv_backward(strides, pads, precision, residuals, cotangent):
     def on_cpu(x, kernel, g):
-        (x, kernel), transpose = jax.vjp(_vary_together, x, kernel)
         if strides == (1, 1) and kernel.shape[2] > _FEW_CHANNELS:
             dx = _input_gradient_by_conv(pads, precision, x, kernel, g)
         else:
             dx = _input_gradient_by_scatter(strides, pads, precision, x, kernel, g)
-        return transpose((dx, _kernel_gradient(strides, pads, precision, x, kernel, g)))
+        dw = _kernel_gradient(strides, pads, precision, x, kernel, g)
+        # Adds up, under `shard_map`, what a replicated argument did on each device.
+        return jax.vjp(_vary_together, x, kernel)[1]((dx, dw))
 
     def elsewhere(x, kernel, g):
         conv = functools.partial(_lax_conv, strides, pads, precision)
@@ -183,11 +184,9 @@ _conv.defvjp(_conv_forward, _conv_backward)
 def _vary_together(*arrays):
     """Under `shard_map`, makes all arrays vary over the mesh axes that any varies over.
 
-    A replicated kernel and a batch in pieces, say: the transpose of this function then
-    adds up the gradients of the pieces. XLA removes the selection, whose condition is
-    constant.
+    Otherwise it is the identity, and removed by XLA: the condition is constant.
     """
-    fill = sum(array[(0,) * array.ndim] for array in arrays)
+    fill = sum(lax.stop_gradient(array[(0,) * array.ndim]) for array in arrays)
     return tuple(jnp.where(True, array, fill) for array in arrays)
 
 
@@ -236,7 +235,7 @@ def _kernel_gradient(strides, pads, precision, x, kernel, g):
         product = jnp.tensordot(columns, block[1], axes=3, precision=precision)
         return total + product.reshape(kernel.shape), None
 
-    zeros, _ = _vary_together(jnp.zeros_like(kernel), kernel)
+    zeros, *_ = _vary_together(jnp.zeros_like(kernel), x, g)
     return lax.scan(add, zeros, (in_blocks(x), in_blocks(g)))[0]
 
 

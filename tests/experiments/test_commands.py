@@ -17,7 +17,15 @@ QUICK = ["--num-train", "300", "--num-test", "40", "--num-epochs", "2"]
 def table(tmp_path_factory):
     """A robustness table of models that have hardly been trained."""
     out = tmp_path_factory.mktemp("table")
-    options = [*QUICK, "--num-validation", "100", "--train-steps", "2", "--test-steps", "3"]
+    options = [
+        *QUICK,
+        "--num-validation",
+        "100",
+        "--train-steps",
+        "2",
+        "--test-steps",
+        "3",
+    ]
     options += ["--test-restarts", "2", "--num-gap", "20", "--out", str(out)]
     return robustness_table.main(robustness_table.parse(options)), out
 
@@ -97,7 +105,9 @@ def test_linear_experiment_shows_the_lectures_pattern(tmp_path):
 def run_command(*arguments: str) -> subprocess.CompletedProcess:
     root = pathlib.Path(__file__).parents[2]
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=root, capture_output=True, text=True, timeout=300
+    )
 
 
 def test_unwritable_out_is_said_before_any_work(tmp_path):
