@@ -1,11 +1,13 @@
 """What the experiments share: the terminal, provenance of results, files."""
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,7 +40,7 @@ def provenance() -> dict[str, Any]:
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": f"python -m {_module_name()} {' '.join(sys.argv[1:])}".strip(),
+        "command": f"python -m {_module_name()} {_arguments()}".strip(),
         "commit": _commit(),
         "device": jax.devices()[0].device_kind,
         "processor": _processor(),
@@ -76,6 +78,21 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 def _module_name() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec else pathlib.Path(sys.argv[0]).stem
+
+
+def config_of(config: Any) -> dict[str, Any]:
+    """Return a configuration as JSON values, without the paths of this machine."""
+    values = dataclasses.asdict(config)
+    chosen = {k: v for k, v in values.items() if not isinstance(v, pathlib.Path)}
+    chosen.pop("data_dir", None)
+    return json.loads(json.dumps(chosen))
+
+
+def _arguments() -> str:
+    """Return the command line without --out and with DIR for the data directory."""
+    text = " ".join(sys.argv[1:])
+    text = re.sub(r"--out[ =]\S+ ?", "", text)
+    return re.sub(r"(--data-dir)[ =]\S+", r"\1 DIR", text).strip()
 
 
 def _commit() -> str:

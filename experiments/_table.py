@@ -17,6 +17,16 @@ LECTURE = {
 }
 
 
+# What a failed part usually means; printed as a reading, not as a finding.
+WHY_NOT = {
+    "FGSM training looks best": "label leaking and collapse need a model that learns to "
+    "recognise the images of FGSM; it did not get there on this data, with this eps "
+    "warm-up and with the epoch chosen on held-out images",
+    "Natural accuracy falls": "on easy data there is little accuracy to give up, and "
+    "training on attacked images regularises",
+}
+
+
 def column(reports: dict[str, jr.Report]) -> dict[str, Any]:
     """Return accuracy and 95% interval of each row, for one trained model.
 
@@ -132,6 +142,9 @@ def _print_statement(statement: dict[str, Any]) -> None:
         console.print(
             f"    {mark}: {part['claim']} ({a:.1f}, {b:.1f}{clear})", highlight=False
         )
+    for start, reason in WHY_NOT.items():
+        if statement["statement"].startswith(start) and not statement["is_confirmed"]:
+            console.print(f"    perhaps because {reason}", highlight=False)
 
 
 def _name(training: str, row: str) -> str:

@@ -14,7 +14,6 @@ log(1 + exp(-(y (w.x + b) - eps ||w||_1))), which is what FGSM training is here.
 """
 
 import dataclasses
-import json
 import pathlib
 import statistics
 import time
@@ -140,7 +139,7 @@ def main(config: Config) -> dict:
         "growth": _growth(config, (x, y), (x_test, y_test), threat),
         "num_train": len(x),
         "num_test": len(x_test),
-        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "config": _common.config_of(config),
         "seconds": round(time.monotonic() - start, 1),
         **provenance,
     }

@@ -11,7 +11,6 @@ clipping to [0, 1], which is why the threat has `bounds=None`.
 """
 
 import dataclasses
-import json
 import pathlib
 import statistics
 from typing import Any
@@ -80,7 +79,7 @@ def main(config: Config) -> dict:
         "lecture": LECTURE,
         "summary": summarise(runs),
         "runs": runs,
-        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "config": _common.config_of(config),
         "num_train": len(data.x_train),
         "num_test": len(data.x_test),
         "seconds": sum(run["train_seconds"] for run in runs),

@@ -11,7 +11,6 @@ Expected  the pattern of Madry et al. 2018: standard training falls to PGD, FGSM
 
 import dataclasses
 import functools
-import json
 import pathlib
 import time
 from typing import Any, Literal
@@ -153,7 +152,7 @@ def main(config: Config) -> dict[str, Any]:
         "experiment": "robustness_table",
         "table": columns,
         "statements": _table.check_statements(columns),
-        "config": json.loads(json.dumps(dataclasses.asdict(config), default=str)),
+        "config": _common.config_of(config),
         "attacks": {name: repr(a) for name, a in attacks.items()},
         "threat": repr(threat),
         "num_test": len(data.x_test),

@@ -80,10 +80,17 @@ def test_attack_command(table, tmp_path, options):
 
 def test_fgsm_experiment_summarises_its_seeds(tmp_path):
     """Mean and spread are those of the runs, which differ by seed."""
-    recipe = mnist_fgsm.dataclasses.replace(mnist_fgsm.RECIPE, num_epochs=1)
+    recipe = mnist_fgsm.dataclasses.replace(
+        mnist_fgsm.RECIPE, num_epochs=1, batch_size=50
+    )
     result = mnist_fgsm.main(
         mnist_fgsm.Config(
-            dataset="digits", out=tmp_path, num_seeds=2, num_test=50, recipe=recipe
+            dataset="digits",
+            out=tmp_path,
+            num_seeds=2,
+            num_train=200,
+            num_test=50,
+            recipe=recipe,
         )
     )
     errors = [run["fgsm"] for run in result["runs"] if run["training"] == "standard"]

@@ -80,7 +80,7 @@ def test_a_full_batch_of_sgd_is_the_formula():
         model, linear_objective, optax.sgd(0.5), x, y,
         num_epochs=1, batch_size=12, key=killed_run.KEY,
     )  # fmt: skip
-    residual = jax.nn.softmax(x @ kernel + bias) - jax.nn.one_hot(y, 3)
+    residual = jax.nn.softmax(x @ kernel + bias[None]) - jax.nn.one_hot(y, 3)
     # The permutation changes the order of float32 sums of 12 terms.
     close = dict(rtol=1e-5, atol=1e-6)
     expected = kernel - 0.5 * x.T @ residual / 12
