@@ -74,8 +74,14 @@ def _robustness_table(result: dict[str, Any]) -> str:
 
 
 def _spread(values: list[float]) -> str:
-    spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.fmean(values):.2f} ± {spread:.2f}"
+    mean = f"{statistics.fmean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def _of_seeds(num_seeds: int) -> str:
+    if num_seeds == 1:
+        return "one seed"
+    return f"mean ± standard deviation of {num_seeds} seeds"
 
 
 def _errors(result: dict[str, Any], figures: dict[str, str], unit: str) -> str:
@@ -92,8 +98,7 @@ def _errors(result: dict[str, Any], figures: dict[str, str], unit: str) -> str:
     config = result["config"]
     caption = (
         f"{config['dataset']}, l_inf, eps = {config['eps']}, no bounds, "
-        f"{result['num_test']:,} test images, mean ± standard deviation of "
-        f"{config['num_seeds']} seeds."
+        f"{result['num_test']:,} test images, {_of_seeds(config['num_seeds'])}."
     )
     return "\n".join([caption, "", *lines])
 
