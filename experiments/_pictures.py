@@ -60,6 +60,11 @@ def table_chart(result: dict[str, Any], path: pathlib.Path) -> None:
     plt.close(figure)
 
 
+def chosen(data, num: int = 5) -> list[int]:
+    """Return the first test image of each of `num` classes."""
+    return [int(np.argmax(data.y_test == label)) for label in range(num)]
+
+
 def gallery(
     data,
     reports: dict[str, Any],
@@ -77,8 +82,7 @@ def gallery(
         layout="constrained",
         squeeze=False,
     )
-    # The first image of each of `num` classes.
-    picked = [int(np.argmax(data.y_test == label)) for label in range(num)]
+    picked = chosen(data, num)
     for row, (name, report) in zip(axes, reports.items(), strict=True):
         for k, i in enumerate(picked):
             _triple(row[3 * k : 3 * k + 3], data, report, clean, i)

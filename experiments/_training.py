@@ -127,8 +127,8 @@ def evaluate(
     split: Literal["train", "test"] = "test",
     num_examples: int | None = None,
     target: int | None = None,
-    on_batch: Any = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
+    stop_early: bool = True,
 ) -> jr.Report:
     """Evaluate on the first `num_examples` of a split; all by default."""
     x = getattr(data, f"x_{split}")[:num_examples]
@@ -141,6 +141,6 @@ def evaluate(
         attack=attack,
         threat=threat,
         key=jax.random.key(seed),
-        on_batch=on_batch,
         batch_size=batch_size,
+        stop_early=stop_early,
     )

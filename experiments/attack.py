@@ -55,7 +55,7 @@ class Config:
     """Where tensorflow-datasets keeps its data; default: TFDS_DATA_DIR."""
     num_test: int | None = None
     """Attack the first so many test examples only."""
-    batch_size: int = 500
+    batch_size: int | None = None
     seed: int = 0
     out: pathlib.Path = pathlib.Path("out/attack")
 
@@ -95,17 +95,15 @@ def main(config: Config) -> jr.Report:
         )
     data = jr.data.load(name, data_dir=config.data_dir).subset(None, config.num_test)
     bounds = None if config.unbounded else (0.0, 1.0)
-    with _common.progress_bar(config.attack) as on_batch:
-        report = _training.evaluate(
-            model,
-            data,
-            attack=attack,
-            threat=THREATS[config.threat](config.eps, bounds=bounds),
-            seed=config.seed,
-            target=config.target,
-            on_batch=on_batch,
-            batch_size=config.batch_size,
-        )
+    report = _training.evaluate(
+        model,
+        data,
+        attack=attack,
+        threat=THREATS[config.threat](config.eps, bounds=bounds),
+        seed=config.seed,
+        target=config.target,
+        batch_size=config.batch_size,
+    )
     print(report)
     if config.target is not None:
         reached = float(np.mean(report.predicted_adv == config.target))

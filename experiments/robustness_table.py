@@ -53,7 +53,7 @@ class Config:
     """Evaluate on the first so many test examples only."""
     num_gap: int = 1000
     """Examples of the training split on which the generalisation gaps are measured."""
-    batch_size_test: int = 500
+    batch_size_test: int | None = None
     recipe: tyro.conf.OmitArgPrefixes[_training.Recipe] = dataclasses.field(
         default_factory=_training.Recipe
     )
@@ -119,7 +119,7 @@ def main(config: Config) -> dict[str, Any]:
     data = data.subset(config.num_train, config.num_test)
     threat = jr.Linf(config.eps)
     attacks = _attacks(config)
-    columns, reports = {}, {}
+    columns, reports, pictured = {}, {}, {}
     num_steps = config.recipe.num_steps(len(data.x_train))
     objectives = _objectives(config, threat, num_steps)
     for training, (objective, validation_attack) in objectives.items():
@@ -141,7 +141,10 @@ def main(config: Config) -> dict[str, Any]:
         }
         for name, report in reports[training].items():
             report.save(out / f"report_{name}")
-        gaps = _gaps(config, model, data, reports[training], threat)
+        pictured[f"{training}\ntraining"] = _pictured(
+            config, model, data, attacks, threat
+        )
+        gaps = _gaps(config, model, data, threat)
         columns[training] = _table.column(reports[training]) | {
             "gaps": gaps,
             "train_seconds": train_seconds,
@@ -163,7 +166,7 @@ def main(config: Config) -> dict[str, Any]:
     }
     _common.write_json(config.out / "table.json", result)
     _table.print_result(result)
-    _draw(config, data, result, reports)
+    _draw(config, data, result, pictured)
     return result
 
 
@@ -192,19 +195,32 @@ def _objectives(config: Config, threat: jr.Linf, num_steps: int) -> dict[str, An
 
 
 def _evaluate(config: Config, model, data, attack, threat, title: str) -> jr.Report:
-    with _common.progress_bar(title) as on_batch:
-        return _training.evaluate(
-            model,
-            data,
-            attack=attack,
-            threat=threat,
-            seed=config.seed + 1,
-            on_batch=on_batch,
-            batch_size=config.batch_size_test,
-        )
+    return _training.evaluate(
+        model,
+        data,
+        attack=attack,
+        threat=threat,
+        seed=config.seed + 1,
+        batch_size=config.batch_size_test,
+    )
 
 
-def _gaps(config: Config, model, data, reports, threat) -> dict[str, float]:
+def _pictured(config: Config, model, data, attacks, threat) -> jr.Report:
+    """Attack the images of the picture to the end, not only until they are broken."""
+    from experiments import _pictures
+
+    return _training.evaluate(
+        model,
+        data,
+        attack=attacks["PGD"],
+        threat=threat,
+        seed=config.seed + 1,
+        num_examples=1 + max(_pictures.chosen(data)),
+        stop_early=False,
+    )
+
+
+def _gaps(config: Config, model, data, threat) -> dict[str, float]:
     """Return test error - training error, clean and under PGD without restarts.
 
     The same attack on both splits; on the test set, the first `num_gap` examples.
@@ -229,13 +245,13 @@ def _gaps(config: Config, model, data, reports, threat) -> dict[str, float]:
     }
 
 
-def _draw(config: Config, data, result, reports) -> None:
+def _draw(config: Config, data, result, pictured) -> None:
     from experiments import _pictures
 
     _pictures.table_chart(result, config.out / "table.png")
     _pictures.gallery(
         data,
-        {f"{name}\ntraining": by_attack["PGD"] for name, by_attack in reports.items()},
+        pictured,
         config.out / "examples.png",
         title=f"clean image, perturbation, image under PGD (eps = {config.eps:.3g}): "
         "predicted class and confidence, wrong ones in red",

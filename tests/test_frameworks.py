@@ -93,7 +93,10 @@ def test_frameworks_agree(make):
     with jax.numpy_rank_promotion("allow"):  # of the frameworks
         expected = attack(bare(), X, Y, threat=threat, key=key)
         found = attack(make(), X, Y, threat=threat, key=key)
-        report = jr.evaluate(make(), X, Y, attack=attack, threat=threat, key=key)
+        options = dict(attack=attack, threat=threat, key=key)
+        report = jr.evaluate(make(), X, Y, stop_early=False, **options)
+        early = jr.evaluate(make(), X, Y, **options)
     # The sums of a layer may be ordered differently: rounding.
     np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_allclose(report.x_adv, expected, atol=1e-6)
+    np.testing.assert_array_equal(early.is_robust, report.is_robust)

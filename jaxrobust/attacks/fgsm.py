@@ -34,7 +34,7 @@ class FGSM:
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> print(FGSM()(lambda x: x @ weights, x, y, threat=jr.Linf(0.25)))
       [[0.25 0.75]]
@@ -121,7 +121,7 @@ def fgsm(
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> print(fgsm(lambda x: x @ weights, x, y, threat=jr.Linf(0.25)))
       [[0.25 0.75]]

@@ -61,7 +61,7 @@ class PGD:
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> attack = PGD(num_steps=10)
       >>> x_adv = attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
@@ -100,6 +100,16 @@ class PGD:
     def cost(self) -> Cost:
         """Gradient and forward evaluations for each example."""
         return Cost(gradients=self.num_steps, forwards=int(self.keep_best))
+
+    @property
+    def num_evaluations(self) -> int:
+        """Number of calls of `step` after which `best` includes the last iterate."""
+        return self.num_steps + 1
+
+    @property
+    def step_cost(self) -> Cost:
+        """Evaluations of one call of `step`."""
+        return Cost(gradients=1, forwards=0)
 
     def __call__(
         self,
@@ -235,7 +245,7 @@ def pgd(
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x_adv = pgd(lambda x: x @ weights, jnp.full((1, 2), 0.5), jnp.array([0]),
       ...             threat=jr.Linf(0.25), num_steps=10, step_size=0.1,
       ...             key=jax.random.key(0))

@@ -144,6 +144,13 @@ class WorstOf:
             total += cost + Cost(0, 1)
         return total
 
+    def stages(
+        self, *, threat: Threat, num_classes: int
+    ) -> tuple[tuple[str, Any], ...]:
+        """Return name and attack of each part, for an evaluation that stops early."""
+        del threat, num_classes
+        return tuple((repr(attack), attack) for attack in self.attacks)
+
     def __call__(
         self,
         logits_fn: LogitsFn,

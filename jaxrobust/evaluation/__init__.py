@@ -1,7 +1,8 @@
 """Evaluation: how robust is a classifier, and how sure are we."""
 
+from jaxrobust.evaluation.curve import Curve, robustness_curve
 from jaxrobust.evaluation.evaluate import evaluate
 from jaxrobust.evaluation.intervals import wilson
 from jaxrobust.evaluation.report import Report
 
-__all__ = ["Report", "evaluate", "wilson"]
+__all__ = ["Curve", "Report", "evaluate", "robustness_curve", "wilson"]

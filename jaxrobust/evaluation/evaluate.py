@@ -1,32 +1,42 @@
-"""Evaluate a classifier under an attack, in batches of one compiled shape."""
+"""Evaluate a classifier under an attack, or under several, cheap ones first."""
 
-import dataclasses
-import importlib.metadata
-import platform
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+import os
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jaxrobust import _batch, _checks, losses
+from jaxrobust import _batch, _checks
 from jaxrobust.attacks._call import as_pytree
+from jaxrobust.evaluation import _audit, _forward, _stages
+from jaxrobust.evaluation._papers import papers
+from jaxrobust.evaluation._placing import Placing
+from jaxrobust.evaluation._saved import StateFile, fingerprint
 from jaxrobust.evaluation.report import Report
 from jaxrobust.types import Array, Attack, LogitsFn, Threat
 
 
 def evaluate(
     logits_fn: LogitsFn,
-    x: Array,
-    y: Array,
+    x: Array | Iterable[tuple[Array, Array]],
+    y: Array | None = None,
     *,
     attack: Attack,
     threat: Threat,
     key: Array | None = None,
     target: Any = None,
-    batch_size: int = 500,
-    on_batch: Callable[[int, int], None] | None = None,
+    groups: Array | None = None,
+    among: Array | None = None,
+    batch_size: int | None = None,
+    stop_early: bool = True,
+    individually: bool = False,
+    mesh: Mesh | None = None,
+    state_file: str | os.PathLike | None = None,
+    save_every: float = 60.0,
+    progress: bool = True,
 ) -> Report:
     """Attack every example and report clean and robust accuracy.
 
@@ -34,16 +44,33 @@ def evaluate(
     every point is audited. Example i draws from `fold_in(key, i)`, so the batch size
     changes nothing but speed and memory.
 
+    An attack that is a state machine (`PGD`, `APGD`, ..., also inside `Restarts`,
+    `Targets`, `WorstOf` and `autoattack`) works only on examples that are classified
+    correctly, leaves each as soon as it is broken, and puts the next one in its place.
+    Other attacks (`FGSM`, plain functions) are run on every example.
+
     Args:
       logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-      x: Clean inputs `[N, ...]`.
-      y: True labels `[N]`.
+      x: Clean inputs `[N, ...]`, or an iterable of batches `(x, y)`.
+      y: True labels `[N]`; None where `x` is an iterable.
       attack: Any attack.
       threat: What it may do.
       key: One typed PRNG key; needed by attacks that draw random numbers.
       target: What the attack's loss takes instead of `y` (targets of a targeted attack).
-      batch_size: Examples for each compiled call; the last batch is padded.
-      on_batch: Called with (done, total) after each batch, for a progress bar.
+      groups: Number of the group of each example `[N]`, for accuracies per group.
+      among: Which examples to attack `[N]`, booleans; the others are reported at
+        their clean points, as if the attack had failed. By default all.
+      batch_size: Examples at a time, on all devices together; by default 64 on CPUs, 512 a
+        device elsewhere.
+      stop_early: False runs every attack to its end on every example, so that losses
+        and distances under attack are those of the whole attack.
+      individually: Run each attack of several on all examples, not on those that
+        survive the earlier ones, to report what each breaks alone.
+      mesh: Devices over which batches are spread; the model's arrays are copied to all
+        of them unless they are on the mesh already.
+      state_file: Where to save the state; a run that was killed goes on from there.
+      save_every: Seconds between two savings.
+      progress: Whether to show a bar, on a terminal.
 
     Returns:
       A `Report`; print it, or `report.save(directory)`.
@@ -58,8 +85,77 @@ def evaluate(
       >>> print(report.clean_accuracy, report.robust_accuracy)
       1.0 0.5
     """
+    x, y = _collect(x, y)
     key = _checks.check_key(attack, key)
     x, y = _checks.check_inputs(x, y, threat)
+    _check_examples(x, y, groups=groups, among=among)
+    target = y if target is None else jax.tree.map(jnp.asarray, target)
+    _checks.check_key_shape(key, x.shape[0])
+    keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
+    placing = Placing(mesh)
+    if batch_size is None:
+        batch_size = default_batch_size(x.shape[0], placing.num_devices)
+    size = _check_batch_size(batch_size, placing.num_devices)
+    rows, _ = next(_forward.batches(np.arange(x.shape[0]), size))
+    logits_fn = as_pytree(logits_fn, x[rows]) or logits_fn
+    attack = _batch.as_pytree(attack)
+    _check_model(logits_fn, x[rows], y[rows], y, target)
+    x, y, target = jax.tree.map(np.asarray, (x, y, target))
+    problem = _forward.prepare(logits_fn, threat, x, target, placing, size)
+    stages = _stages.of(attack, problem, keys, is_queued=stop_early)
+    settings = _audit.settings(attack, threat, key, size, placing.num_devices)
+    among = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
+    digest = fingerprint(problem, settings, (y, among, stop_early, individually))
+    file = StateFile(state_file, digest, save_every)
+    total, alone = _stages.run(
+        stages,
+        problem,
+        y,
+        among,
+        size,
+        file,
+        individually=individually,
+        progress=progress,
+    )
+    figures = _forward.measure(problem, y, total.x_adv, size)
+    file.remove()
+    audit = _audit.audit(total.x_adv, x, figures["distance"], threat)
+    # The model may answer differently in a program of another shape, by rounding.
+    is_wrong = figures["predicted_adv"] != y
+    audit["not_confirmed"] = int(((total.broken_by >= 0) & ~is_wrong).sum())
+    return Report(
+        y=y,
+        groups=None if groups is None else np.asarray(groups),
+        num_classes=problem.logits.shape[1],
+        attacks=tuple(stage.name for stage in stages),
+        papers=papers(tuple(stage.attack for stage in stages), threat),
+        broken_by=total.broken_by,
+        broken_alone=alone if individually else None,
+        cost=_stages.cost(stages, total, len(x)),
+        audit=audit,
+        settings=settings,
+        x_adv=total.x_adv,
+        **figures,
+    )
+
+
+def _collect(x: Any, y: Any) -> tuple[Any, Any]:
+    """Return arrays; an iterable of batches is put together on the host."""
+    if y is not None:
+        return x, y
+    if hasattr(x, "shape") or not isinstance(x, Iterable):
+        raise TypeError(
+            "evaluate needs labels: pass evaluate(logits_fn, x, y, ...), or instead of x "
+            "an iterable of batches (x, y)."
+        )
+    batches = [(np.asarray(x), np.asarray(y)) for x, y in x]
+    if not batches:
+        raise ValueError("the iterable holds no batches: there is nothing to evaluate.")
+    xs, ys = zip(*batches, strict=True)
+    return np.concatenate(xs), np.concatenate(ys)
+
+
+def _check_examples(x: Array, y: Array, **one_each: Any) -> None:
     if x.shape[0] == 0:
         raise ValueError("x holds no examples: there is nothing to evaluate.")
     if y.ndim != 1:
@@ -67,127 +163,38 @@ def evaluate(
             f"y has shape {y.shape}; accuracy needs labels [N]. What the attack's loss "
             "takes instead of labels is passed as target=."
         )
-    target = y if target is None else jax.tree.map(jnp.asarray, target)
-    _checks.check_key_shape(key, x.shape[0])
-    keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
-    batch_size = min(batch_size, x.shape[0])
-    logits_fn = as_pytree(logits_fn, x[:batch_size]) or logits_fn
-    attack = _batch.as_pytree(attack)
-    _check_model(logits_fn, x[:batch_size], y, target)
-    # A scalar radius stays as it is, one for each example is cut into batches.
-    eps = jnp.broadcast_to(threat.eps, (x.shape[0],)) if jnp.ndim(threat.eps) else None
-    parts = []
-    for rows, count in _batches(x.shape[0], batch_size):
-        batch = jax.tree.map(lambda a, rows=rows: a[rows], (x, y, target, keys))
-        part = (
-            threat
-            if eps is None
-            else dataclasses.replace(cast(Any, threat), eps=eps[rows])
+    for name, values in one_each.items():
+        if values is not None and np.shape(values) != y.shape:
+            raise ValueError(
+                f"{name} has shape {np.shape(values)}; one value for each of the "
+                f"{len(y)} examples is needed, shape ({len(y)},)."
+            )
+
+
+def default_batch_size(num_examples: int, num_devices: int) -> int:
+    """Return how many examples are worked on at a time.
+
+    On the CPU more than 64 are not faster, and more wait for the last ones to end.
+    """
+    most = 64 if jax.default_backend() == "cpu" else 512 * num_devices
+    return min(most, -(-num_examples // num_devices) * num_devices)
+
+
+def _check_batch_size(batch_size: int, num_devices: int) -> int:
+    if batch_size < 1 or batch_size % num_devices:
+        raise ValueError(
+            f"batch_size={batch_size}: a multiple of the number of devices "
+            f"({num_devices}) is needed, at least {num_devices}."
         )
-        result = _attack_batch(attack, logits_fn, part, *batch)
-        parts.append(jax.tree.map(lambda a, n=count: np.asarray(a[:n]), result))
-        if on_batch is not None:
-            on_batch(int(rows[count - 1]) + 1, x.shape[0])
-    merged = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Report(
-        y=np.asarray(y),
-        num_classes=merged.pop("num_classes").shape[1],
-        cost=_total_cost(attack, x.shape[0]),
-        audit=_audit(merged["x_adv"], np.asarray(x), merged["distance"], threat),
-        settings=_settings(attack, threat, batch_size),
-        **merged,
-    )
+    return batch_size
 
 
-@jax.jit
-def _attack_batch(attack, logits_fn, threat, x, y, target, keys) -> dict[str, Array]:
-    x_adv = attack(logits_fn, x, target, threat=threat, key=keys)
-    logits, logits_adv = (logits_fn(v).astype(jnp.float32) for v in (x, x_adv))
-    return {
-        "predicted": jnp.argmax(logits, -1),
-        "predicted_adv": jnp.argmax(logits_adv, -1),
-        "confidence": jnp.max(jax.nn.softmax(logits), -1),
-        "confidence_adv": jnp.max(jax.nn.softmax(logits_adv), -1),
-        "loss": losses.cross_entropy(logits, y),
-        "loss_adv": losses.cross_entropy(logits_adv, y),
-        "distance": threat.distance(x_adv, x),
-        "x_adv": x_adv,
-        "num_classes": jnp.zeros((x.shape[0], logits.shape[1]), jnp.int8),
-    }
-
-
-def _batches(num_examples: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield row numbers and how many of them count; the last batch repeats its last."""
-    for start in range(0, num_examples, batch_size):
-        rows = np.arange(start, start + batch_size)
-        yield np.minimum(rows, num_examples - 1), min(batch_size, num_examples - start)
-
-
-def _check_model(logits_fn: LogitsFn, x: Array, y: Array, target: Any) -> None:
+def _check_model(logits_fn: LogitsFn, x: Array, y_x: Array, y: Array, target) -> None:
     with _checks.explain_model_errors():
-        logits = _forward(logits_fn, x)
-        _checks.check_logits(logits, y[: len(x)])
+        logits = _forward.logits(logits_fn, x)
+        _checks.check_logits(logits, y_x)
         for labels in (y, *(target if isinstance(target, tuple) else (target,))):
             _checks.check_labels(labels, len(y))
             _checks.check_label_range(labels, logits.shape[1])
         copies = jnp.broadcast_to(x[:1], x.shape)
-        _checks.check_training_mode(_forward(logits_fn, copies)[0], logits[0])
-
-
-@jax.jit
-def _forward(logits_fn: LogitsFn, x: Array) -> Array:
-    return logits_fn(x).astype(jnp.float32)
-
-
-def _total_cost(attack: Attack, num_examples: int) -> dict[str, int] | None:
-    cost = getattr(attack, "cost", None)
-    if cost is None:
-        return None
-    # Two forward passes of the evaluation itself: clean and on the returned points.
-    return {
-        "gradients": num_examples * cost.gradients,
-        "forwards": num_examples * (cost.forwards + 2),
-    }
-
-
-def _audit(x_adv: np.ndarray, x: np.ndarray, distance: np.ndarray, threat: Threat):
-    """Count the points outside ball or bounds, beyond float32 rounding."""
-    # One ulp of each coordinate, summed over the coordinates for l1 at worst.
-    ulp = np.spacing(np.abs(x).max().astype(np.float32)) * x[0].size
-    radius = np.broadcast_to(np.asarray(threat.eps, np.float32), distance.shape)
-    outside_bounds = outside_mask = 0
-    if threat.bounds is not None:
-        lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
-        outside = (x_adv < lower) | (x_adv > upper)
-        outside_bounds = int(outside.reshape(len(x_adv), -1).any(axis=1).sum())
-    if threat.mask is not None:
-        moved = (x_adv != x) & (np.asarray(threat.mask) == 0)
-        outside_mask = int(moved.reshape(len(x_adv), -1).any(axis=1).sum())
-    return {
-        "outside_ball": int((distance > radius * (1 + 1e-6) + ulp).sum()),
-        "outside_bounds": outside_bounds,
-        "outside_mask": outside_mask,
-        "not_finite": int((~np.isfinite(x_adv)).sum()),
-        "min": float(x_adv.min()),
-        "max": float(x_adv.max()),
-    }
-
-
-def _settings(attack: Attack, threat: Threat, batch_size: int) -> dict[str, Any]:
-    names = ("jaxrobust", "jax", "jaxlib", "optax", "flax")
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "attack": repr(attack),
-        "threat": repr(threat),
-        "batch_size": batch_size,
-        "matmul_precision": cast(Any, jax.config).jax_default_matmul_precision
-        or "default",
-        "device": jax.devices()[0].device_kind,
-        "python": platform.python_version(),
-        "versions": versions,
-    }
+        _checks.check_training_mode(_forward.logits(logits_fn, copies)[0], logits[0])

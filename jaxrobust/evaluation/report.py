@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrobust.evaluation._papers import bibtex
 from jaxrobust.evaluation.intervals import wilson
 
 _ARRAYS = (
@@ -20,6 +21,7 @@ _ARRAYS = (
     "loss_adv",
     "distance",
     "x_adv",
+    "broken_by",
 )
 
 
@@ -41,11 +43,20 @@ class Report:
       distance: Norm of `x_adv - x` in the threat's norm `[N]`.
       x_adv: The adversarial examples `[N, ...]`.
       num_classes: Number of classes C.
-      cost: Evaluations performed: gradients, forwards, with those of the evaluation itself;
-        None where the attack does not say.
-      audit: Figures that show whether the result can be believed: the largest distance,
-        the range of `x_adv`, the number of points outside ball or bounds.
+      cost: Evaluations of the model. `gradients` and `forwards` were performed (whole
+        batches, with those of the evaluation itself), `gradients_needed` and
+        `forwards_needed` are those that an undecided example waited for; None where an
+        attack does not say.
+      audit: Figures that show whether the result can be believed: the range of `x_adv`,
+        the number of points outside ball or bounds, and how many points that broke an
+        example did not do so again when they were classified once more.
       settings: What was run: attack, threat, batch size, precision, versions, device.
+      attacks: Names of the attacks, in their order.
+      broken_by: Number of the attack that broke the example `[N]`; -1: none.
+      broken_alone: Which examples each attack broke by itself `[num_attacks, N]`; None
+        unless the attacks were run individually.
+      groups: Number of each example's group `[N]`, or None.
+      papers: Keys of the papers to cite.
     """
 
     y: np.ndarray
@@ -61,6 +72,11 @@ class Report:
     cost: dict[str, int] | None
     audit: dict[str, Any]
     settings: dict[str, Any]
+    attacks: tuple[str, ...]
+    broken_by: np.ndarray
+    broken_alone: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    papers: tuple[str, ...] = ()
 
     @property
     def is_correct(self) -> np.ndarray:
@@ -106,6 +122,9 @@ class Report:
             "distance_mean": float(self.distance.mean()),
             "distance_max": float(self.distance.max()),
             "per_class": self.per_class(),
+            "per_group": self.per_group(),
+            "credit": self.credit(),
+            "confusion": self.confusion().tolist(),
             "cost": self.cost,
             "audit": self.audit,
             "settings": self.settings,
@@ -113,19 +132,84 @@ class Report:
 
     def per_class(self) -> list[dict[str, Any]]:
         """Return count, clean and robust accuracy of each class that occurs."""
+        return self._per("class", self.y)
+
+    def per_group(self) -> list[dict[str, Any]]:
+        """Return the same for each group: a model can be good on average only."""
+        return [] if self.groups is None else self._per("group", self.groups)
+
+    def _per(self, name: str, labels: np.ndarray) -> list[dict[str, Any]]:
         rows = []
-        for label in range(self.num_classes):
-            chosen = self.y == label
-            if chosen.any():
-                rows.append(
-                    {
-                        "class": label,
-                        "count": int(chosen.sum()),
-                        "clean_accuracy": float(self.is_correct[chosen].mean()),
-                        "robust_accuracy": float(self.is_robust[chosen].mean()),
-                    }
-                )
+        for label in np.unique(labels):
+            chosen = labels == label
+            rows.append(
+                {
+                    name: label.item(),
+                    "count": int(chosen.sum()),
+                    "clean_accuracy": float(self.is_correct[chosen].mean()),
+                    "robust_accuracy": float(self.is_robust[chosen].mean()),
+                }
+            )
         return rows
+
+    def credit(self) -> list[dict[str, Any]]:
+        """Return what each attack broke.
+
+        `new_breaks` counts correct examples that the earlier attacks had left,
+        `robust_accuracy_after` what was left then; `robust_accuracy_alone` is known only
+        if the attacks were run individually.
+        """
+        rows, left = [], int(self.is_correct.sum())
+        for number, name in enumerate(self.attacks):
+            new = int((self.is_correct & (self.broken_by == number)).sum())
+            left -= new
+            row = {
+                "attack": name,
+                "new_breaks": new,
+                "robust_accuracy_after": left / len(self.y),
+            }
+            if self.broken_alone is not None:
+                is_left = self.is_correct & ~self.broken_alone[number]
+                row["robust_accuracy_alone"] = float(is_left.mean())
+            rows.append(row)
+        return rows
+
+    def confusion(self) -> np.ndarray:
+        """Return how often class i is predicted as class j under attack, `[C, C]`.
+
+        An example that is wrong on the clean input counts with its clean prediction.
+        """
+        counts = np.zeros((self.num_classes, self.num_classes), int)
+        final = np.where(self.is_correct, self.predicted_adv, self.predicted)
+        np.add.at(counts, (self.y, final), 1)
+        return counts
+
+    def citation(self) -> str:
+        """Return the BibTeX of the papers behind the attacks of this report."""
+        return bibtex(self.papers)
+
+    def robustbench(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Return a record in the form of RobustBench's model information.
+
+        Croce et al. 2021, arXiv:2010.09670.
+
+        Args:
+          name: Name of the model.
+          **fields: What the report cannot know: paper, authors, venue, architecture, ...
+
+        Returns:
+          JSON-compatible values; accuracies in percent, as texts.
+        """
+        return {
+            "name": name,
+            **fields,
+            "eps": str(self.settings.get("eps")),
+            "norm": self.settings.get("norm"),
+            "clean_acc": f"{100 * self.clean_accuracy:.2f}",
+            "reported": f"{100 * self.robust_accuracy:.2f}",
+            "attack": self.settings.get("attack"),
+            "num_examples": len(self.y),
+        }
 
     def save(self, directory: str | os.PathLike) -> None:
         """Write `report.json` (figures) and `report.npz` (arrays) to `directory`.
@@ -159,16 +243,30 @@ class Report:
                 f"cost      {self.cost['gradients']:,} gradients, "
                 f"{self.cost['forwards']:,} forwards"
             )
+        if len(self.attacks) > 1:
+            for row in self.credit():
+                lines.append(
+                    f"  after {row['attack']:<22} "
+                    f"{100 * row['robust_accuracy_after']:6.2f}%   "
+                    f"({row['new_breaks']} broken)"
+                )
         failures = ("outside_ball", "outside_bounds", "outside_mask", "not_finite")
         if any(self.audit.get(name) for name in failures):
             lines.append(f"AUDIT     {self.audit}")
-        lines.append(
-            "class     " + "".join(f"{r['class']:>7}" for r in self.per_class())
-        )
-        for name in ("clean", "robust"):
-            cells = (f"{100 * r[f'{name}_accuracy']:7.1f}" for r in self.per_class())
-            lines.append(f"{name:<10}" + "".join(cells))
+        for name, rows in (("class", self.per_class()), ("group", self.per_group())):
+            lines += _columns(name, rows)
         return "\n".join(lines)
+
+
+def _columns(name: str, rows: list[dict[str, Any]]) -> list[str]:
+    """Return a small table with one column for each class or group."""
+    if not rows:
+        return []
+    lines = [f"{name:<10}" + "".join(f"{row[name]:>7}" for row in rows)]
+    for kind in ("clean", "robust"):
+        cells = (f"{100 * row[f'{kind}_accuracy']:7.1f}" for row in rows)
+        lines.append(f"{kind:<10}" + "".join(cells))
+    return lines
 
 
 def _percent(value: float, interval: tuple[float, float]) -> str:

@@ -34,8 +34,8 @@ def test_counts_equal_those_of_the_attack():
 
 
 def test_batch_size_changes_nothing():
-    """Law 3: the last batch is padded, the padding counted nowhere."""
-    reports, done = [], []
+    """Law 3: whoever shares the slots, whatever waits; padding is counted as performed."""
+    reports = []
     for batch_size in (3, 500):
         report = jr.evaluate(
             model,
@@ -45,15 +45,13 @@ def test_batch_size_changes_nothing():
             threat=jr.L2(0.2),
             key=jax.random.key(3),
             batch_size=batch_size,
-            on_batch=lambda *progress: done.append(progress),
         )
         assert len(report.y) == len(report.x_adv) == len(report.predicted) == N
-        assert report.cost == {"gradients": 3 * N, "forwards": 3 * N}
         reports.append(report)
-    assert done == [(3, N), (6, N), (7, N), (N, N)]
     # Programs for other batch sizes may round differently.
     np.testing.assert_allclose(reports[0].x_adv, reports[1].x_adv, atol=1e-5)
     np.testing.assert_array_equal(reports[0].predicted, reports[1].predicted)
+    np.testing.assert_array_equal(reports[0].broken_by, reports[1].broken_by)
 
 
 def test_radius_of_each_example():

@@ -22,6 +22,11 @@ def make():
         "num_classes": 3,
         "cost": {"gradients": 4, "forwards": 8},
         "audit": {"outside_ball": 0, "outside_bounds": 0, "not_finite": 0},
+        "attacks": ("FGSM()",),
+        "broken_by": np.array([-1, 0, -1, -1]),
+        "broken_alone": None,
+        "groups": None,
+        "papers": ("goodfellow2015",),
         "settings": {"attack": "FGSM()", "threat": "Linf(0.1)", "batch_size": 4},
     }
     for field in dataclasses.fields(jr.Report):

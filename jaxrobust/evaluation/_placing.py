@@ -1,0 +1,61 @@
+"""Where batches live: on one device, or spread over the devices of a mesh."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class Placing:
+    """Moves batches to devices and back.
+
+    Attributes:
+      mesh: Devices over which axis 0 of every batch is spread, all axes of the mesh
+        together; None for the default device.
+    """
+
+    mesh: Mesh | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """Number of devices that share a batch."""
+        return 1 if self.mesh is None else self.mesh.size
+
+    def spread(self, batch: Any) -> Any:
+        """Put the leaves `[B, ...]` of a host batch onto the devices."""
+        if self.mesh is None:
+            return jax.tree.map(jnp.asarray, batch)
+        return jax.device_put(batch, self._sharding(self.mesh.axis_names))
+
+    def replicate(self, tree: Any) -> Any:
+        """Copy what every device needs; what is on the mesh already stays where it is."""
+        if self.mesh is None:
+            return tree
+        devices, sharding = set(self.mesh.devices.flat), self._sharding()
+
+        def place(leaf: Any) -> Any:
+            is_placed = (
+                isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+            )
+            is_array = isinstance(leaf, jax.Array | np.ndarray)
+            return (
+                jax.device_put(leaf, sharding) if is_array and not is_placed else leaf
+            )
+
+        return jax.tree.map(place, tree)
+
+    def fetch(self, tree: Any) -> Any:
+        """Return the arrays on the host, whole, on every process."""
+        if self.mesh is not None and jax.process_count() > 1:
+            tree = jax.jit(lambda t: t, out_shardings=self._sharding())(tree)
+        return jax.device_get(tree)
+
+    def _sharding(self, axes: Any = None) -> NamedSharding:
+        assert self.mesh is not None
+        return NamedSharding(
+            self.mesh, PartitionSpec(axes) if axes else PartitionSpec()
+        )

@@ -1,0 +1,172 @@
+"""The state file of an evaluation: a killed run goes on where it was saved.
+
+Everything between two rounds is in it, the attack's state in every slot included, so that
+the resumed run takes the steps that the uninterrupted one would have taken.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import time
+import zipfile
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.evaluation import _slots
+from jaxrobust.evaluation._slots import Found, Problem, Slots, Stage
+
+_FORMAT = "jaxrobust-evaluation-1"
+
+
+@dataclasses.dataclass
+class Saved:
+    """What a state file holds.
+
+    Attributes:
+      number: The stage that was running.
+      slots: Its slots; None where the stage had not begun.
+      found: What it had found.
+      total: What the stages before it had found; where they are not run individually, the
+        same as `found`.
+      alone: Which examples each stage broke `[num_stages, N]`.
+    """
+
+    number: int
+    slots: Slots | None
+    found: Found
+    total: Found
+    alone: np.ndarray
+
+
+class StateFile:
+    """Writes a state file every so often; does nothing without a path."""
+
+    def __init__(self, path: str | os.PathLike | None, fingerprint: str, every: float):
+        """Save to `path`, no more often than `every` seconds."""
+        self.path = None if path is None else pathlib.Path(path)
+        self._fingerprint, self._every = fingerprint, every
+        self._last = time.monotonic()
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def save(self, saved: Saved, placing: Any) -> None:
+        """Write whole or not at all, if it is time."""
+        if self.path is None or time.monotonic() - self._last < self._every:
+            return
+        arrays = _to_arrays(saved, placing)
+        meta = {
+            "format": _FORMAT,
+            "fingerprint": self._fingerprint,
+            "number": saved.number,
+            "found": saved.found.counts,
+            "total": saved.total.counts,
+        }
+        if jax.process_index() == 0:
+            temporary = self.path.with_name(f"{self.path.name}.tmp")
+            with temporary.open("wb") as file:
+                cast(Any, np.savez)(file, meta=np.array(json.dumps(meta)), **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.path)
+        self._last = time.monotonic()
+
+    def load(self, problem: Problem, stages: Any) -> Saved | None:
+        """Return what was saved, or None where nothing was.
+
+        Raises:
+          ValueError: If the file is not one, or is that of another evaluation.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        advice = "give another state_file, or remove it to begin again."
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = dict(file)
+            meta = json.loads(str(arrays.pop("meta")))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{self.path} is not a state file of an evaluation ({error}): {advice}"
+            ) from error
+        if meta.get("format") != _FORMAT:
+            raise ValueError(f"{self.path} has format {meta.get('format')!r}: {advice}")
+        if meta["fingerprint"] != self._fingerprint:
+            raise ValueError(
+                f"{self.path} belongs to another evaluation (another model, data, attack, "
+                f"threat, key, batch size or version): {advice}"
+            )
+        return _from_arrays(arrays, meta, problem, stages)
+
+    def remove(self) -> None:
+        """Remove the file of an evaluation that has ended."""
+        if self.path is not None and jax.process_index() == 0:
+            self.path.unlink(missing_ok=True)
+
+
+def fingerprint(problem: Problem, settings: dict[str, Any], extra: Any) -> str:
+    """Return a digest of everything that the result depends on.
+
+    The model takes part by its clean logits, rounded as computed.
+    """
+    digest = hashlib.sha256(json.dumps(settings, default=str, sort_keys=True).encode())
+    leaves = jax.tree.leaves((problem.x, problem.y, problem.logits, problem.threat))
+    for leaf in (*leaves, *jax.tree.leaves(extra)):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+_FOUND = ("x_adv", "loss", "broken_by")
+_SLOTS = ("rows", "items", "steps", "waiting")
+
+
+def _to_arrays(saved: Saved, placing: Any) -> dict[str, np.ndarray]:
+    arrays = {"alone": saved.alone}
+    for name in _FOUND:
+        arrays[f"found.{name}"] = _storable(getattr(saved.found, name))
+        arrays[f"total.{name}"] = _storable(getattr(saved.total, name))
+    if saved.slots is not None:
+        arrays |= {f"slots.{name}": getattr(saved.slots, name) for name in _SLOTS}
+        leaves = map(_plain, jax.tree.leaves(saved.slots.state))
+        for i, leaf in enumerate(placing.fetch(list(leaves))):
+            arrays[f"state.{i}"] = leaf
+    return arrays
+
+
+def _from_arrays(arrays, meta, problem: Problem, stages: list[Stage]) -> Saved:
+    def found(name: str) -> Found:
+        x_adv, *rest = (arrays[f"{name}.{field}"] for field in _FOUND)
+        return Found(x_adv.astype(problem.x.dtype), *rest, counts=meta[name])
+
+    slots = None
+    if "slots.rows" in arrays:
+        slots = Slots(*(arrays[f"slots.{name}"] for name in _SLOTS), state=None)
+        fresh = _slots.start(stages[meta["number"]], problem, slots)
+        leaves, structure = jax.tree.flatten(fresh)
+        saved = [arrays[f"state.{i}"] for i in range(len(leaves))]
+        placed = map(problem.placing.spread, map(_like, saved, leaves))
+        slots.state = jax.tree.unflatten(structure, placed)
+    return Saved(meta["number"], slots, found("found"), found("total"), arrays["alone"])
+
+
+def _plain(leaf: jax.Array) -> jax.Array:
+    """Return keys as their data."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return _storable(leaf)
+
+
+def _storable(array: Any) -> Any:
+    """Return bfloat16, which NumPy files lack, as float32."""
+    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+
+
+def _like(saved: np.ndarray, leaf: jax.Array) -> Any:
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(
+            jnp.asarray(saved), impl=jax.random.key_impl(leaf)
+        )
+    return jnp.asarray(saved, leaf.dtype)

@@ -1,0 +1,308 @@
+"""A queue of examples that share the slots of one compiled program.
+
+An attack is a state machine over examples (`init`, `step`): every leaf of its state has
+the batch axis first. The batch has a fixed number of slots. An example leaves its slot
+as soon as it is broken, or when its last item (a restart, a target class) has ended; the
+next waiting example takes the slot. The host decides between calls, so that nothing is
+compiled twice and no step is spent on an example whose fate is known.
+
+The items of one example run one after the other, in order: its result does not
+depend on which other examples are in the queue, nor on how many slots there are.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust import _batch
+from jaxrobust.attacks import items
+from jaxrobust.evaluation._placing import Placing
+
+EMPTY = -1  # in `rows`: nobody sits in this slot
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is attacked: the model on its devices, the data on the host.
+
+    Attributes:
+      logits_fn: The model, a pytree.
+      threat: The threat; `eps` is a scalar or `[N]`.
+      x: Clean inputs `[N, ...]`.
+      y: What the loss takes, leaves `[N, ...]`.
+      logits: Clean logits `[N, C]`.
+      placing: Where batches go.
+    """
+
+    logits_fn: Any
+    threat: Any
+    x: np.ndarray
+    y: Any
+    logits: np.ndarray
+    placing: Placing
+
+    def threat_of(self, rows: np.ndarray) -> Any:
+        """Return the threat with the radii of these examples."""
+        if jnp.ndim(self.threat.eps) == 0:
+            return self.threat
+        eps = self.placing.spread(np.asarray(self.threat.eps)[rows])
+        return dataclasses.replace(cast(Any, self.threat), eps=eps)
+
+
+@dataclasses.dataclass
+class Found:
+    """What the attacks have found so far, on the host; updated in place.
+
+    Attributes:
+      x_adv: The point to report `[N, ...]`: the first that broke the example, or the one
+        of the largest loss.
+      loss: Loss of that point `[N]`, of the attack that found it.
+      broken_by: Number of the stage that broke the example `[N]`; -1: none.
+      counts: Evaluations: `gradients` and `forwards` that the hardware performed,
+        `gradients_needed` and `forwards_needed` that an open example waited for.
+    """
+
+    x_adv: np.ndarray
+    loss: np.ndarray
+    broken_by: np.ndarray
+    counts: dict[str, int]
+
+    @classmethod
+    def nothing(cls, x: np.ndarray) -> "Found":
+        """Return the state before any attack: every example at its clean point."""
+        names = ("gradients", "forwards", "gradients_needed", "forwards_needed")
+        loss = np.full(len(x), -np.inf, np.float32)
+        none = np.full(len(x), -1, np.int32)
+        return cls(x.copy(), loss, none, dict.fromkeys(names, 0))
+
+    def merge(self, other: "Found") -> None:
+        """Take over what a stage has found by itself where nothing was found before."""
+        is_new = (self.broken_by == -1) & (other.broken_by >= 0)
+        is_new |= np.isneginf(self.loss) & (self.broken_by == -1)
+        for name in ("x_adv", "loss", "broken_by"):
+            getattr(self, name)[is_new] = getattr(other, name)[is_new]
+        for name, count in other.counts.items():
+            self.counts[name] += count
+
+    def count(self, cost: Any, performed: int, needed: int) -> None:
+        """Add evaluations that cost `cost` each."""
+        for name in ("gradients", "forwards"):
+            self.counts[name] += getattr(cost, name) * performed
+            self.counts[f"{name}_needed"] += getattr(cost, name) * needed
+
+
+@dataclasses.dataclass
+class Slots:
+    """Who sits where.
+
+    Attributes:
+      rows: Number of the example in each slot `[S]`, `EMPTY` for none.
+      items: Number of its item `[S]`.
+      steps: Evaluations of that item so far `[S]`.
+      waiting: Numbers of the examples that wait.
+      state: The attack's state on the devices, leaves `[S, ...]`.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    steps: np.ndarray
+    waiting: np.ndarray
+    state: Any
+
+    @property
+    def is_taken(self) -> np.ndarray:
+        """Which slots work on an example, `[S]`."""
+        return self.rows != EMPTY
+
+
+def can_be_queued(attack: Any) -> bool:
+    """Whether an attack is a state machine, and its best point is what counts."""
+    inner = items.innermost(attack)
+    is_machine = all(hasattr(inner, name) for name in ("init", "step", "step_cost"))
+    return is_machine and getattr(inner, "keep_best", True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One attack of an evaluation.
+
+    Attributes:
+      attack: A state machine, perhaps inside `Restarts` or `Targets`.
+      number: Its place among the attacks of the evaluation.
+      name: What reports call it.
+      keys: One key for each example `[N]`, or None.
+      is_queued: Whether examples leave as soon as they are broken.
+    """
+
+    attack: Any
+    number: int
+    name: str
+    keys: jax.Array | None
+    is_queued: bool
+
+    @property
+    def inner(self) -> Any:
+        """The attack that takes the steps."""
+        return items.innermost(self.attack)
+
+
+def begin(stage: Stage, problem: Problem, rows: np.ndarray, num_slots: int) -> Slots:
+    """Seat the first of the open examples `rows`."""
+    nobody = np.full(num_slots, EMPTY, np.int64)
+    zeros = np.zeros(num_slots, np.int32)
+    slots = Slots(nobody, zeros, zeros.copy(), np.asarray(rows, np.int64), None)
+    _seat(stage, problem, slots, np.ones(num_slots, bool))
+    return slots
+
+
+def rounds(
+    stage: Stage, problem: Problem, slots: Slots, found: Found
+) -> Iterator[Slots]:
+    """Run until nobody waits and all slots are empty; yields after each round.
+
+    Between two rounds `slots` and `found` are all that there is to save.
+    """
+    while slots.is_taken.any():
+        slots = _shrink_if_it_pays(stage, problem, slots)
+        _round(stage, problem, slots, found)
+        yield slots
+
+
+def _round(stage: Stage, problem: Problem, slots: Slots, found: Found) -> None:
+    """Advance every slot by some steps, then let out who is done."""
+    num_steps = _steps_per_round(stage.inner)
+    slots.state = _advance(
+        stage.inner,
+        problem.logits_fn,
+        problem.threat_of(np.maximum(slots.rows, 0)),
+        slots.state,
+        num_steps=num_steps,
+    )
+    steps, is_broken = problem.placing.fetch(
+        (slots.state.step, slots.state.best_success)
+    )
+    needed = int((steps - slots.steps)[slots.is_taken].sum())
+    found.count(stage.inner.step_cost, num_steps * len(slots.rows), needed)
+    slots.steps = np.array(steps)
+    is_over = is_broken | (steps >= stage.inner.num_evaluations)
+    is_over &= slots.is_taken
+    if is_over.any():
+        _record(stage, problem, slots, found, is_over, is_broken)
+        _seat(stage, problem, slots, is_over, is_broken)
+
+
+def _record(stage, problem, slots: Slots, found: Found, is_over, is_broken) -> None:
+    """Keep the points of the items that have ended."""
+    state = slots.state
+    best, loss = problem.placing.fetch((state.best, getattr(state, "best_loss", None)))
+    if loss is None:
+        loss = np.full(len(slots.rows), -np.inf, np.float32)
+    rows = slots.rows
+    # Losses of different attacks cannot be compared: the first one's point stays.
+    is_first = found.broken_by[np.maximum(rows, 0)] == -1
+    is_larger = (loss > found.loss[np.maximum(rows, 0)]) & (stage.number == 0)
+    kept = is_over & is_first & (is_broken | is_larger)
+    found.x_adv[rows[kept]] = best[kept]
+    found.loss[rows[kept]] = loss[kept]
+    found.broken_by[rows[is_over & is_broken]] = stage.number
+
+
+def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:
+    """Fill free slots: with the next item of an unbroken example, else with a new one."""
+    num_items = items.num_items(stage.attack, problem.logits.shape[1])
+    is_new = np.zeros(len(slots.rows), bool)
+    for slot in np.flatnonzero(is_free):
+        is_unbroken = is_broken is not None and not is_broken[slot]
+        if is_unbroken and slots.items[slot] + 1 < num_items:
+            slots.items[slot] += 1
+            is_new[slot] = True
+        elif len(slots.waiting):
+            slots.rows[slot], slots.waiting = slots.waiting[0], slots.waiting[1:]
+            slots.items[slot] = 0
+            is_new[slot] = True
+        else:
+            slots.rows[slot] = EMPTY
+    slots.steps = np.where(is_new, 0, slots.steps)
+    if is_new.any():
+        fresh = start(stage, problem, slots)
+        is_new = problem.placing.spread(is_new)
+        slots.state = (
+            fresh if slots.state is None else _select(is_new, fresh, slots.state)
+        )
+
+
+def start(stage: Stage, problem: Problem, slots: Slots) -> Any:
+    """Return the state at the start of every slot's item."""
+    rows = np.maximum(slots.rows, 0)
+    keys = None if stage.keys is None else stage.keys[rows]
+    batch = (problem.x, problem.y, problem.logits)
+    x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
+    batch = problem.placing.spread((x, y, logits, slots.items, keys))
+    return _start(stage.attack, problem.threat_of(rows), *batch)
+
+
+def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
+    """Move the last examples to fewer slots, in a program that has to be compiled.
+
+    Compiling costs as much as some tens of steps; it is done where it saves more.
+    """
+    size, num_taken = len(slots.rows), int(slots.is_taken.sum())
+    smaller, num_devices = size, problem.placing.num_devices
+    while smaller % 4 == 0 and smaller // 4 >= max(num_taken, num_devices):
+        smaller //= 4
+    if len(slots.waiting) or smaller == size or smaller % num_devices:
+        return slots
+    num_items = items.num_items(stage.attack, problem.logits.shape[1])
+    items_left = num_items - 1 - slots.items[slots.is_taken]
+    steps_left = stage.inner.num_evaluations * (items_left + 1)
+    steps_left = int((steps_left - slots.steps[slots.is_taken]).max())
+    if steps_left * (1 - smaller / size) < 64:
+        return slots
+    # Taken slots first, in order; the rest are empty.
+    chosen = np.argsort(~slots.is_taken, kind="stable")[:smaller]
+    state = jax.tree.map(lambda leaf: leaf[chosen], slots.state)
+    if problem.placing.mesh is not None:
+        state = problem.placing.spread(state)
+    arrays = (slots.rows[chosen], slots.items[chosen], slots.steps[chosen])
+    return Slots(*arrays, slots.waiting, state)
+
+
+def _steps_per_round(attack: Any) -> int:
+    """Return how many steps one call of the compiled program takes.
+
+    Fewer waste less after an example has broken, more hide the time between calls. On
+    the CPU a gradient takes longer than a call, so one; a query to the model is cheap and
+    thousands are made.
+    """
+    if attack.step_cost.gradients == 0:
+        return min(20, attack.num_evaluations)
+    return 1 if jax.default_backend() == "cpu" else min(4, attack.num_evaluations)
+
+
+@functools.partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
+def _advance(attack, logits_fn, threat, state, *, num_steps: int):
+    """Take steps; a slot whose item is over stands still."""
+
+    def step(state, _):
+        moved = attack.step(logits_fn, state, threat=threat)
+        is_over = state.best_success | (state.step >= attack.num_evaluations)
+        return _select(is_over, state, moved), None
+
+    if num_steps == 1:
+        return step(state, None)[0]
+    return jax.lax.scan(step, state, length=num_steps)[0]
+
+
+@jax.jit
+def _start(attack, threat, x, y, logits, item, keys):
+    return items.init_item(attack, x, y, logits, item, threat=threat, keys=keys)
+
+
+@jax.jit
+def _select(condition, a, b):
+    return jax.tree.map(lambda u, v: _batch.where(condition, u, v), a, b)
