@@ -12,7 +12,17 @@ from importlib import metadata as _metadata
 from typing import Any as _Any
 
 from jaxrobust import certify, evaluation, losses, training, types
-from jaxrobust.attacks import FGSM, PGD, Restarts, WorstOf, fgsm, pgd
+from jaxrobust.attacks import (
+    APGD,
+    FGSM,
+    PGD,
+    Restarts,
+    Targets,
+    WorstOf,
+    apgd,
+    fgsm,
+    pgd,
+)
 from jaxrobust.evaluation import Report, evaluate
 from jaxrobust.threats import L1, L2, Linf
 
@@ -24,6 +34,7 @@ except _metadata.PackageNotFoundError:  # a source tree that is not installed
 _LAZY = ("data", "models")
 
 __all__ = [
+    "APGD",
     "FGSM",
     "L1",
     "L2",
@@ -31,7 +42,9 @@ __all__ = [
     "Linf",
     "Report",
     "Restarts",
+    "Targets",
     "WorstOf",
+    "apgd",
     "certify",
     "data",
     "evaluate",

@@ -52,8 +52,9 @@ def per_example_keys(key: jax.Array, num_examples: int) -> jax.Array:
 
 
 def fold_in(keys: jax.Array, data: ArrayLike) -> jax.Array:
-    """Fold one integer into each of the `[B]` keys."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+    """Fold one integer, or one for each example, into the `[B]` keys."""
+    data = jnp.asarray(data)
+    return jax.vmap(jax.random.fold_in, (0, 0 if data.ndim else None))(keys, data)
 
 
 def as_pytree(function: Callable) -> Callable:

@@ -168,8 +168,8 @@ class PGD:
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Take one step of every example; one gradient evaluation."""
-        grad, loss, success = _gradient(self.loss, logits_fn, state.x_adv, state.y)
-        state = _keep_best(state, loss, success) if self.keep_best else state
+        grad, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
+        state = keep_best(state, loss, success) if self.keep_best else state
         x_adv, rule = state.x_adv, state.rule
         if self.optimizer is None:
             direction, rule = self._apply_rule(grad, rule, x_adv)
@@ -190,7 +190,7 @@ class PGD:
             return state.x_adv
         logits = logits_fn(state.x_adv).astype(jnp.float32)
         success = losses.is_success(self.loss, logits, state.y)
-        return _keep_best(state, self.loss(logits, state.y), success).best
+        return keep_best(state, self.loss(logits, state.y), success).best
 
     @property
     def _rule(self) -> optax.GradientTransformation:
@@ -260,7 +260,7 @@ def pgd(
     return attack(logits_fn, x, y, threat=threat, key=key)
 
 
-def _gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any):
+def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any):
     """Return the gradient `[B, ...]`, the loss `[B]` and whether it is broken `[B]`."""
 
     def total(x_adv: Array):
@@ -279,7 +279,8 @@ def is_better(success: Array, loss: Array, best_success: Array, best_loss: Array
     return (success & ~best_success & ~jnp.isnan(loss)) | is_larger
 
 
-def _keep_best(state: State, loss: Array, success: Array) -> State:
+def keep_best(state: Any, loss: Array, success: Array) -> Any:
+    """Keep, for each example, the better of `state.best` and `state.x_adv`."""
     better = is_better(success, loss, state.best_success, state.best_loss)
     return state._replace(
         best=_batch.where(better, state.x_adv, state.best),

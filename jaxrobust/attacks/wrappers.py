@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxrobust import _batch, _pytree, losses
 from jaxrobust._repr import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks import _call, items
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import is_better
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
@@ -89,9 +89,21 @@ class Restarts:
         def restart(r: Array, best: tuple[Array, Array, Array]):
             keys_r = None if keys is None else _batch.fold_in(keys, r)
             x_adv = self.attack(logits_fn, x, y, threat=threat, key=keys_r)
-            return _better_of(loss, logits_fn, y, best, x_adv)
+            return better_of(loss, logits_fn, y, best, x_adv)
 
-        return jax.lax.fori_loop(0, self.num_restarts, restart, _nothing_yet(x))[0]
+        return jax.lax.fori_loop(0, self.num_restarts, restart, nothing_yet(x))[0]
+
+    def num_items(self, num_classes: int) -> int:
+        """Return the number of runs, see `jaxrobust.attacks.items`."""
+        return self.num_restarts * items.num_items(self.attack, num_classes)
+
+    def init_item(self, x, y, logits, item, *, threat, keys) -> Any:
+        """Return the state at the start of each example's item; evaluates nothing."""
+        r, rest = items.split(self, item, logits.shape[-1])
+        keys_r = None if keys is None else _batch.fold_in(keys, r)
+        return items.init_item(
+            self.attack, x, y, logits, rest, threat=threat, keys=keys_r
+        )
 
 
 @_pytree.register
@@ -165,20 +177,21 @@ class WorstOf:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""
-        best = _nothing_yet(x)
+        best = nothing_yet(x)
         for k, attack in enumerate(self.attacks):
             keys_k = None if keys is None else _batch.fold_in(keys, k)
             x_adv = attack(logits_fn, x, y, threat=threat, key=keys_k)
-            best = _better_of(self.loss, logits_fn, y, best, x_adv)
+            best = better_of(self.loss, logits_fn, y, best, x_adv)
         return best[0]
 
 
-def _nothing_yet(x: Array) -> tuple[Array, Array, Array]:
+def nothing_yet(x: Array) -> tuple[Array, Array, Array]:
+    """Return `x` as the best so far, to which any result is preferred."""
     zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
     return x, zero > 0, zero - jnp.inf
 
 
-def _better_of(loss: Loss, logits_fn: LogitsFn, y: Any, best, x_adv: Array):
+def better_of(loss: Loss, logits_fn: LogitsFn, y: Any, best, x_adv: Array):
     """Keep, for each example, the better of the best so far and `x_adv`."""
     logits = logits_fn(x_adv).astype(jnp.float32)
     success, value = losses.is_success(loss, logits, y), loss(logits, y)

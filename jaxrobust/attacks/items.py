@@ -1,0 +1,94 @@
+"""The items of an attack: its runs over restarts and targets, one by one.
+
+`Restarts` and `Targets` run an attack several times for each example. Whoever drives the
+steps itself takes these runs as items `0 <= item < num_items(attack, num_classes)`, the
+outermost wrapper counting slowest, and may give each example of a batch another
+item. Stepping `innermost(attack)` from `init_item` to its end gives what the wrapper's own
+`run` computes for that restart and target.
+"""
+
+from typing import Any
+
+import jax
+
+from jaxrobust.types import Array, Threat
+
+
+def num_items(attack: Any, num_classes: int) -> int:
+    """Return how many runs the wrappers around an attack ask for; 1 without any.
+
+    Args:
+      attack: An attack, or wrappers around one.
+      num_classes: Number of classes of the model, which limits the targets.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> attack = jr.Targets(jr.Restarts(jr.APGD(loss=jr.losses.dlr_targeted), 2))
+      >>> num_items(attack, 10), num_items(attack, 3), num_items(jr.PGD(), 10)
+      (18, 4, 1)
+    """
+    if not _is_wrapper(attack):
+        return 1
+    return attack.num_items(num_classes)
+
+
+def init_item(
+    attack: Any,
+    x: Array,
+    y: Any,
+    logits: Array,
+    item: Array,
+    *,
+    threat: Threat,
+    keys: Array | None,
+) -> Any:
+    """Return the state of `innermost(attack)` at the start of each example's item.
+
+    Args:
+      attack: An attack, or wrappers around one.
+      x: Clean inputs `[B, ...]`.
+      y: Labels `[B]`.
+      logits: Clean logits `[B, C]`, from which targets are chosen.
+      item: `[B]` int32, which run of each example.
+      threat: The threat model.
+      keys: `[B]` keys of the whole attack; those of the items are derived from them.
+
+    Returns:
+      The state; evaluates nothing.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> attack = jr.Targets(jr.APGD(loss=jr.losses.dlr_targeted))
+      >>> x, y, logits = jnp.full((2, 3), 0.5), jnp.zeros(2, int), jnp.eye(3)[:2]
+      >>> state = init_item(attack, x, y, logits, jnp.array([1, 0]), threat=jr.L2(0.1),
+      ...                   keys=jax.random.split(jax.random.key(0), 2))
+      >>> labels, targets = state.y
+      >>> print(targets)
+      [2 1]
+    """
+    if not _is_wrapper(attack):
+        return attack.init(x, y, threat=threat, keys=keys)
+    return attack.init_item(x, y, logits, item, threat=threat, keys=keys)
+
+
+def split(attack: Any, item: Array, num_classes: int) -> tuple[Array, Array]:
+    """Split a wrapper's items into its own index and the item of what it wraps."""
+    inner = num_items(attack.attack, num_classes)
+    return jax.numpy.divmod(item, inner)
+
+
+def innermost(attack: Any) -> Any:
+    """Return the attack whose `step` moves the items.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> innermost(jr.Restarts(jr.PGD(num_steps=5), 10))
+      PGD(num_steps=5)
+    """
+    while _is_wrapper(attack):
+        attack = attack.attack
+    return attack
+
+
+def _is_wrapper(attack: Any) -> bool:
+    return hasattr(attack, "init_item")
