@@ -14,12 +14,14 @@ from typing import Any as _Any
 from jaxrobust import certify, evaluation, losses, training, types
 from jaxrobust.attacks import (
     APGD,
+    FAB,
     FGSM,
     PGD,
     Restarts,
     Targets,
     WorstOf,
     apgd,
+    fab,
     fgsm,
     pgd,
 )
@@ -35,6 +37,7 @@ _LAZY = ("data", "models")
 
 __all__ = [
     "APGD",
+    "FAB",
     "FGSM",
     "L1",
     "L2",
@@ -49,6 +52,7 @@ __all__ = [
     "data",
     "evaluate",
     "evaluation",
+    "fab",
     "fgsm",
     "losses",
     "models",

@@ -58,12 +58,12 @@ class Linf:
         if self.bounds is not None:
             lower, upper = _bounds(self, x)
             low, high = jnp.maximum(low, lower), jnp.minimum(high, upper)
-        return _apply_mask(self, jnp.clip(x_adv, low, high), x)
+        return apply_mask(self, jnp.clip(x_adv, low, high), x)
 
     def steepest(self, grad: jax.Array, x: jax.Array, step_size: ArrayLike):
         """Return step_size * sign(grad), cut by bounds and mask."""
         delta = _batch.expand(step_size, x) * jnp.sign(grad)
-        return jnp.clip(delta, *_room(self, x)).astype(x.dtype)
+        return jnp.clip(delta, *room(self, x)).astype(x.dtype)
 
     def sample(self, keys: jax.Array, x: jax.Array) -> jax.Array:
         """Return x + Unif([-eps, eps]^d), projected."""
@@ -225,7 +225,7 @@ def _rounded_inwards(x: jax.Array, shift: jax.Array) -> jax.Array:
     return jnp.where(exceeds, jnp.nextafter(moved, x), moved)
 
 
-def _room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return how far each coordinate may move down and up before bounds or mask."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     low = high = jnp.full_like(x, jnp.inf)
@@ -254,25 +254,30 @@ def _is_free(threat: Linf | L2 | L1, x: jax.Array) -> jax.Array:
     return jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
 
 
-def _apply_mask(threat: Linf | L2 | L1, x_adv: jax.Array, x: jax.Array) -> jax.Array:
+def apply_mask(threat: Linf | L2 | L1, x_adv: jax.Array, x: jax.Array) -> jax.Array:
+    """Return `x_adv` where the mask lets it differ from `x`, elsewhere `x`."""
     if threat.mask is None:
         return x_adv
     return jnp.where(_is_free(threat, x), x_adv, x)
 
 
+def into_bounds(threat: Linf | L2 | L1, x_adv: jax.Array, x: jax.Array) -> jax.Array:
+    """Return the point nearest to `x_adv` that bounds and mask allow, at any distance."""
+    if threat.bounds is not None:
+        x_adv = jnp.clip(x_adv, *_bounds(threat, x))
+    return apply_mask(threat, x_adv, x)
+
+
 def _project_with(projection, threat, x_adv: jax.Array, x: jax.Array) -> jax.Array:
     """Apply a projection of `[B, d]` perturbations and return to a point in bounds."""
-    low, high = map(_batch.flatten, _room(threat, x))
+    low, high = map(_batch.flatten, room(threat, x))
     radius = _batch.expand(threat.eps, low) + jnp.zeros_like(low[:, :1])
     delta = projection(_difference(x_adv, x), low, high, radius).reshape(x.shape)
-    moved = (x + delta).astype(x.dtype)
-    if threat.bounds is not None:
-        moved = jnp.clip(moved, *_bounds(threat, x))
-    return _apply_mask(threat, moved, x)
+    return into_bounds(threat, (x + delta).astype(x.dtype), x)
 
 
 def _steepest_with(maximiser, threat, grad: jax.Array, x: jax.Array, step_size):
-    low, high = map(_batch.flatten, _room(threat, x))
+    low, high = map(_batch.flatten, room(threat, x))
     radius = _batch.expand(step_size, low) + jnp.zeros_like(low[:, :1])
     flat = _batch.flatten(grad).astype(low.dtype)
     return maximiser(flat, low, high, radius).reshape(x.shape).astype(x.dtype)

@@ -37,6 +37,7 @@ ATTACKS = {
     "margin": jr.PGD(num_steps=5, loss=jr.losses.margin),
     "dlr": jr.PGD(num_steps=5, loss=jr.losses.dlr),
     "targeted": jr.PGD(num_steps=5, loss=jr.losses.targeted(jr.losses.cross_entropy)),
+    "fab": jr.FAB(num_steps=5),
     "last": jr.PGD(num_steps=5, keep_best=False),
     "restarts": jr.Restarts(jr.PGD(num_steps=5), 2),
     "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=5), step_back)),
@@ -86,7 +87,7 @@ MODEL = make_mlp()
 X = jax.random.uniform(jax.random.key(1), (BATCH, FEATURES))
 # Corners of the data bounds take part too.
 X = X.at[0, 0].set(0.0).at[1, 1].set(1.0)
-Y = jnp.array([0, 1, 2, 0])
+Y = jnp.array([1, 2, 2, 0])  # the model is right about two of them
 
 
 @contextlib.contextmanager

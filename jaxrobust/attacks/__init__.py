@@ -2,6 +2,7 @@
 
 from jaxrobust.attacks.apgd import APGD, apgd
 from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.fab import FAB, fab
 from jaxrobust.attacks.fgsm import FGSM, fgsm
 from jaxrobust.attacks.pgd import PGD, pgd
 from jaxrobust.attacks.targets import Targets
@@ -9,6 +10,7 @@ from jaxrobust.attacks.wrappers import Restarts, WorstOf
 
 __all__ = [
     "APGD",
+    "FAB",
     "FGSM",
     "PGD",
     "Cost",
@@ -16,6 +18,7 @@ __all__ = [
     "Targets",
     "WorstOf",
     "apgd",
+    "fab",
     "fgsm",
     "pgd",
 ]
