@@ -11,7 +11,7 @@ import importlib
 from importlib import metadata as _metadata
 from typing import Any as _Any
 
-from jaxrobust import certify, evaluation, losses, training, types
+from jaxrobust import certify, evaluation, losses, training, transforms, types
 from jaxrobust.attacks import (
     APGD,
     FAB,
@@ -21,9 +21,12 @@ from jaxrobust.attacks import (
     Targets,
     WorstOf,
     apgd,
+    bpda,
+    eot,
     fab,
     fgsm,
     pgd,
+    randomized,
 )
 from jaxrobust.evaluation import Report, evaluate
 from jaxrobust.threats import L1, L2, Linf
@@ -48,8 +51,10 @@ __all__ = [
     "Targets",
     "WorstOf",
     "apgd",
+    "bpda",
     "certify",
     "data",
+    "eot",
     "evaluate",
     "evaluation",
     "fab",
@@ -57,7 +62,9 @@ __all__ = [
     "losses",
     "models",
     "pgd",
+    "randomized",
     "training",
+    "transforms",
     "types",
 ]
 

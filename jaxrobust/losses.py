@@ -35,6 +35,28 @@ def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
     return optax.losses.softmax_cross_entropy_with_integer_labels(logits, y)
 
 
+def negative_log_prob(log_probs: jax.Array, y: jax.Array) -> jax.Array:
+    """Return -log_probs_y: the cross-entropy of what is a log-probability already.
+
+    Athalye et al. 2018, arXiv:1707.07397: with `jr.eot`, whose logits are means of
+    log-probabilities, it is the expected cross-entropy, which `cross_entropy` would
+    normalise once more. Not for logits: it says nothing about the other classes.
+
+    Args:
+      log_probs: `[B, C]`.
+      y: Labels `[B]`, integers in [0, C).
+
+    Returns:
+      `[B]`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(negative_log_prob(jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([1])))
+      [1.3862944]
+    """
+    return -_take(log_probs, y)
+
+
 def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
     """Return max_{i != y} z_i - z_y, positive exactly where the example is broken.
 

@@ -1,7 +1,9 @@
 """Attacks: the inner maximisation, as pure functions and as values."""
 
 from jaxrobust.attacks.apgd import APGD, apgd
+from jaxrobust.attacks.bpda import bpda
 from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.expectation import Expectation, eot, randomized
 from jaxrobust.attacks.fab import FAB, fab
 from jaxrobust.attacks.fgsm import FGSM, fgsm
 from jaxrobust.attacks.pgd import PGD, pgd
@@ -14,11 +16,15 @@ __all__ = [
     "FGSM",
     "PGD",
     "Cost",
+    "Expectation",
     "Restarts",
     "Targets",
     "WorstOf",
     "apgd",
+    "bpda",
+    "eot",
     "fab",
     "fgsm",
     "pgd",
+    "randomized",
 ]
