@@ -36,7 +36,7 @@ try:
 except _metadata.PackageNotFoundError:  # a source tree that is not installed
     __version__ = "0.0.0+source"
 
-_LAZY = ("data", "models")
+_LAZY = ("data", "models", "plotting")
 
 __all__ = [
     "APGD",
@@ -62,6 +62,7 @@ __all__ = [
     "losses",
     "models",
     "pgd",
+    "plotting",
     "randomized",
     "training",
     "transforms",

@@ -22,9 +22,9 @@ def test_import_is_light():
     assert run(code) == "[]"
 
 
-@pytest.mark.parametrize("name", ["data", "models"])
+@pytest.mark.parametrize("name", ["data", "models", "plotting"])
 def test_lazy_modules(name):
-    """`jr.models` and `jr.data` are there when they are asked for, and listed."""
+    """The lazy modules are there when they are asked for, and listed."""
     code = (
         f"import jaxrobust as jr; assert {name!r} in dir(jr); print(jr.{name}.__name__)"
     )

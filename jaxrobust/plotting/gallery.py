@@ -1,0 +1,109 @@
+"""Adversarial examples beside what they were made of."""
+
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+from matplotlib.axes import Axes
+
+from jaxrobust.evaluation.report import Report
+from jaxrobust.plotting.style import COLORS, new_axes, to_axes_array
+
+_ROWS = ("clean", "perturbation", "adversarial")
+
+
+def gallery(
+    report: Report,
+    x: ArrayLike,
+    *,
+    index: Any = None,
+    class_names: tuple[str, ...] | None = None,
+    axes: Any = None,
+) -> np.ndarray:
+    """Draw clean image, perturbation and adversarial image, a column for each example.
+
+    Goodfellow et al. 2015, arXiv:1412.6572, figure 1. Above the images stand the
+    predicted class and its confidence, wrong ones in vermillion; above the
+    perturbation its largest change, in the units of the data. Perturbations of one
+    channel are blue where darkened and red where brightened; those of colours are shown
+    around grey, stretched to the full range.
+
+    Args:
+      report: From `jr.evaluate` on `x`.
+      x: The clean images `[N, H, W, C]` in [0, 1], C = 1 or 3.
+      index: Which examples; by default the first of each of the first five classes.
+      class_names: Names to print; numbers by default.
+      axes: Axes `[3, len(index)]` to draw on; a new figure by default.
+
+    Returns:
+      The axes `[3, len(index)]`.
+
+    Raises:
+      ValueError: If `x` does not fit the report, or the axes not the index.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> x, y = jnp.full((2, 4, 4, 1), 0.5), jnp.array([0, 1])
+      >>> logits_fn = lambda x: x.reshape(len(x), -1)[:, :3]
+      >>> report = jr.evaluate(logits_fn, x, y, attack=jr.FGSM(), threat=jr.Linf(0.1))
+      >>> axes = gallery(report, x)
+      >>> print(axes.shape, axes[1, 0].get_title())
+      (3, 2) max 0.1
+    """
+    clean = np.asarray(x)
+    if clean.shape != report.x_adv.shape or clean.ndim != 4:
+        raise ValueError(
+            f"x has shape {clean.shape} and the report is of {report.x_adv.shape}: the "
+            "images [N, H, W, C] that were evaluated are needed."
+        )
+    chosen = _first_of_each_class(report.y) if index is None else np.asarray(index)
+    if axes is None:
+        axes = new_axes(3, len(chosen), size=(1.3 * len(chosen) + 0.4, 4.6))
+    axes = to_axes_array(axes, (3, len(chosen)))
+    names = class_names or tuple(map(str, range(report.num_classes)))
+    for column, i in zip(axes.T, chosen, strict=True):
+        _draw(column, clean[i], report.x_adv[i])
+        for ax, predicted, confidence in (
+            (column[0], report.predicted[i], report.confidence[i]),
+            (column[2], report.predicted_adv[i], report.confidence_adv[i]),
+        ):
+            color = "black" if predicted == report.y[i] else COLORS["vermillion"]
+            text = f"{names[predicted]}, {100 * confidence:.0f}%"
+            ax.set_title(text, fontsize=9, color=color)
+    for ax, name in zip(axes[:, 0], _ROWS, strict=True):
+        ax.set_ylabel(name, fontsize=9)
+    return axes
+
+
+def _first_of_each_class(y: np.ndarray) -> np.ndarray:
+    labels, first = np.unique(y, return_index=True)
+    return first[np.argsort(labels)][:5]
+
+
+def _draw(column: np.ndarray, clean: np.ndarray, x_adv: np.ndarray) -> None:
+    delta = x_adv - clean
+    scale = float(np.abs(delta).max())
+    # A perturbation of zero is drawn as such, without a division by zero.
+    shown = delta / max(scale, 1e-6)
+    has_colors = clean.shape[-1] > 1
+    _image(column[0], clean)
+    _image(column[2], x_adv)
+    if has_colors:
+        _image(column[1], 0.5 + shown / 2)
+    else:
+        column[1].imshow(shown[..., 0], cmap="RdBu_r", vmin=-1, vmax=1)
+        _bare(column[1])
+    column[1].set_title(f"max {scale:.2g}", fontsize=9)
+
+
+def _image(ax: Axes, image: np.ndarray) -> None:
+    squeezed = image[..., 0] if image.shape[-1] == 1 else np.clip(image, 0, 1)
+    ax.imshow(squeezed, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    _bare(ax)
+
+
+def _bare(ax: Axes) -> None:
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set_linewidth(0.5)
