@@ -59,7 +59,8 @@ class FAB:
       >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
       >>> x, y = jnp.array([[0.75, 0.25]]), jnp.array([0])
       >>> attack = FAB(num_steps=10)
-      >>> print(attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.3)).round(2))  # on the boundary
+      >>> x_adv = attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.3))
+      >>> print(x_adv.round(2))  # on the boundary
       [[0.5 0.5]]
     """
 
@@ -98,6 +99,10 @@ class FAB:
     def step_cost(self) -> Cost | None:
         """Evaluations of a step; None if untargeted: C - 1 gradients for C classes."""
         return Cost(gradients=1, forwards=1) if self.targeted else None
+
+    def cost_of_step(self, num_classes: int) -> Cost:
+        """Return the evaluations of a step for a model of C classes."""
+        return Cost(gradients=1 if self.targeted else num_classes - 1, forwards=1)
 
     @property
     def cost(self) -> Cost | None:

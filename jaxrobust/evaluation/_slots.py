@@ -187,7 +187,7 @@ def _round(stage: Stage, problem: Problem, slots: Slots, found: Found) -> None:
         (slots.state.step, slots.state.best_success)
     )
     needed = int((steps - slots.steps)[slots.is_taken].sum())
-    found.count(stage.inner.step_cost, num_steps * len(slots.rows), needed)
+    found.count(_step_cost(stage, problem), num_steps * len(slots.rows), needed)
     slots.steps = np.array(steps)
     is_over = is_broken | (steps >= stage.inner.num_evaluations)
     is_over &= slots.is_taken
@@ -272,6 +272,14 @@ def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
     return Slots(*arrays, slots.waiting, state)
 
 
+def _step_cost(stage: Stage, problem: Problem) -> Any:
+    """Return the evaluations of a step, which may grow with the number of classes."""
+    cost_of_step = getattr(stage.inner, "cost_of_step", None)
+    if cost_of_step is None:
+        return stage.inner.step_cost
+    return cost_of_step(problem.logits.shape[1])
+
+
 def _steps_per_round(attack: Any) -> int:
     """Return how many steps one call of the compiled program takes.
 
@@ -279,7 +287,7 @@ def _steps_per_round(attack: Any) -> int:
     the CPU a gradient takes longer than a call, so one; a query to the model is cheap and
     thousands are made.
     """
-    if attack.step_cost.gradients == 0:
+    if attack.step_cost is not None and attack.step_cost.gradients == 0:
         return min(20, attack.num_evaluations)
     return 1 if jax.default_backend() == "cpu" else min(4, attack.num_evaluations)
 

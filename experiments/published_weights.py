@@ -1,0 +1,88 @@
+"""AutoAttack on robust MNIST weights that others trained and published.
+
+Command   python -m experiments.published_weights FILE.npz --data-dir DIR
+Time      see experiments/results/published_weights.json (2 cores)
+Expected  for mnist_fast_adversarial_fgsm.npz: 98.50% clean and 82.93% under AutoAttack
+          standard at 0.3 on the whole test set (fra31/auto-attack, README), to 0.2 points
+
+The weights are those of locuslab/fast_adversarial (Wong et al. 2020, arXiv:2001.03994),
+as NumPy arrays named like the PyTorch state, in PyTorch's layout.
+"""
+
+import dataclasses
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from flax import nnx
+
+import jaxrobust as jr
+from experiments import _common, evaluate
+
+PUBLISHED = {"mnist_fast_adversarial_fgsm": {"clean": 98.50, "robust": 82.93}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Evaluate published weights with AutoAttack."""
+
+    weights: tyro.conf.Positional[pathlib.Path]
+    """The .npz file of the weights."""
+    eps: float = 0.3
+    attack: str = "autoattack"
+    individually: bool = False
+    data_dir: pathlib.Path | None = None
+    """Where tensorflow-datasets keeps its data; default: TFDS_DATA_DIR."""
+    num_test: int | None = None
+    """Evaluate the first so many test examples only."""
+    batch_size: int | None = None
+    seed: int = 0
+    out: pathlib.Path = pathlib.Path("out/published_weights")
+    save_every: float = 60.0
+    threat: str = "linf"
+
+
+def load_weights(path: pathlib.Path) -> nnx.Module:
+    """Return the network of Wong et al. with weights in PyTorch's layout.
+
+    Args:
+      path: An npz file with `0.weight`, `0.bias`, ..., `7.bias`.
+
+    Raises:
+      ValueError: If it holds something else.
+    """
+    with np.load(path) as file:
+        arrays = dict(file)
+    names = {f"{n}.{kind}" for n in (0, 2, 5, 7) for kind in ("weight", "bias")}
+    if set(arrays) != names:
+        raise ValueError(f"{path} holds {sorted(arrays)}; needed are {sorted(names)}.")
+    model = jr.models.create("small_convnet", (28, 28, 1), 10, seed=0)
+    for layer, n in ((model.conv1, 0), (model.conv2, 2)):
+        layer.kernel.value = jnp.asarray(arrays[f"{n}.weight"].transpose(2, 3, 1, 0))
+        layer.bias.value = jnp.asarray(arrays[f"{n}.bias"])
+    # PyTorch flattens channels first, we last.
+    dense = arrays["5.weight"].reshape(100, 32, 7, 7).transpose(2, 3, 1, 0)
+    model.dense.kernel.value = jnp.asarray(dense.reshape(-1, 100))
+    model.dense.bias.value = jnp.asarray(arrays["5.bias"])
+    model.output.kernel.value = jnp.asarray(arrays["7.weight"].T)
+    model.output.bias.value = jnp.asarray(arrays["7.bias"])
+    return model
+
+
+def main(config: Config) -> jr.Report:
+    """Evaluate; returns the report."""
+    model = load_weights(config.weights)
+    data = jr.data.load("mnist", data_dir=config.data_dir).subset(None, config.num_test)
+    name = config.weights.stem
+    report = evaluate.run(config, jr.models.logits_fn(model), data, name)
+    if name in PUBLISHED and config.num_test is None:
+        for kind, figure in PUBLISHED[name].items():
+            ours = 100 * getattr(report, f"{kind}_accuracy")
+            print(f"{kind:<7} ours {ours:.2f}, published {figure:.2f}")
+    return report
+
+
+if __name__ == "__main__":
+    with _common.friendly_errors():
+        main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,141 @@
+"""AutoAttack: an ensemble without anything to tune, for claims of robustness."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from jaxrobust import _pytree, losses
+from jaxrobust._repr import concise
+from jaxrobust.attacks import _call
+from jaxrobust.attacks.apgd import APGD
+from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.fab import FAB
+from jaxrobust.attacks.square import Square
+from jaxrobust.attacks.targets import Targets
+from jaxrobust.attacks.wrappers import Restarts, WorstOf
+from jaxrobust.threats import L1, L2
+from jaxrobust.types import Array, LogitsFn, Threat
+
+VERSIONS = ("standard", "plus", "rand")
+
+
+@_pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
+class AutoAttack:
+    """The attacks of AutoAttack, one after the other; made by `autoattack`."""
+
+    version: str = dataclasses.field(default="standard", metadata={"static": True})
+
+    __repr__ = concise
+
+    def __post_init__(self):
+        if self.version not in VERSIONS:
+            raise ValueError(
+                f"autoattack({self.version!r}): choose one of {', '.join(VERSIONS)}."
+            )
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key must be given: the starting points are random."""
+        return True
+
+    def stages(
+        self, *, threat: Threat, num_classes: int
+    ) -> tuple[tuple[str, Any], ...]:
+        """Return name and attack of each part, in the order of the reference.
+
+        Args:
+          threat: `Linf`, `L2` or `L1`; the l1 version has more restarts, fewer targets.
+          num_classes: With C classes there are at most C - 1 targets; losses that need
+            more classes than there are fall back to the margin (`losses.dlr`).
+        """
+        del num_classes  # `Targets` and the losses look at the logits
+        is_l1 = isinstance(threat, L1)
+        dlr, targeted = losses.dlr, losses.dlr_targeted
+        apgd_t = Targets(APGD(loss=targeted), 5 if is_l1 else 9)
+        fab_t = Targets(FAB(targeted=True), 9)
+        if self.version == "rand":
+            return ("APGD-CE", APGD()), ("APGD-DLR", APGD(loss=dlr))
+        if self.version == "plus":
+            return (
+                ("APGD-CE", Restarts(APGD(), 5)),
+                ("APGD-DLR", Restarts(APGD(loss=dlr), 5)),
+                # The first run starts at x, the other four do not.
+                ("FAB", FAB()),
+                ("FAB restarts", Restarts(FAB(random_start=True), 4)),
+                ("Square", Square()),
+                ("APGD-T", apgd_t),
+                ("FAB-T", fab_t),
+            )
+        return (
+            ("APGD-CE", Restarts(APGD(), 5) if is_l1 else APGD()),
+            ("APGD-T", apgd_t),
+            ("FAB-T", fab_t),
+            ("Square", Square()),
+        )
+
+    @property
+    def cost(self) -> Cost | None:
+        """Evaluations for each example that nothing breaks; None where unknown."""
+        return self._worst_of(L2(0.0), 10).cost
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array:
+        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`.
+
+        Every part runs on every example; `jr.evaluate` leaves out what is broken.
+        """
+        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+
+    def run(self, logits_fn, x, y, threat, keys) -> Array:
+        """Return `x_adv` without checks."""
+        num_classes = jax.eval_shape(logits_fn, x).shape[-1]
+        attack = self._worst_of(threat, num_classes)
+        return attack.run(logits_fn, x, y, threat, keys)
+
+    def _worst_of(self, threat: Threat, num_classes: int) -> WorstOf:
+        stages = self.stages(threat=threat, num_classes=num_classes)
+        return WorstOf(tuple(attack for _, attack in stages))
+
+
+def autoattack(version: str = "standard") -> AutoAttack:
+    """Return AutoAttack, the standard evaluation of robust classifiers.
+
+    Croce & Hein 2020, arXiv:2003.01690; l1: Croce & Hein 2021, arXiv:2103.01208. Orders,
+    numbers of steps, targets and restarts are those of the reference implementation
+    (fra31/auto-attack).
+
+    - "standard": APGD-CE, APGD-T on 9 targets, FAB-T on 9 targets, Square with 5000
+      queries; for `L1` APGD-CE has 5 restarts and APGD-T 5 targets.
+    - "plus": APGD-CE, APGD-DLR and FAB with 5 restarts, Square, APGD-T, FAB-T.
+    - "rand", for random models: APGD-CE and APGD-DLR. Pass the model through
+      `jr.randomized(model_fn, num_samples=20, key=...)`, which averages over its draws.
+
+    Args:
+      version: "standard", "plus" or "rand".
+
+    Returns:
+      An attack; `jr.evaluate(logits_fn, x, y, attack=jr.autoattack(), ...)` runs its
+      parts on what the earlier ones have left.
+
+    Raises:
+      ValueError: If there is no such version.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> for name, part in jr.autoattack().stages(threat=jr.L2(0.5), num_classes=10):
+      ...     print(name, part)
+      APGD-CE APGD()
+      APGD-T Targets(APGD(loss=dlr_targeted))
+      FAB-T Targets(FAB(targeted=True))
+      Square Square()
+    """
+    return AutoAttack(version)
