@@ -18,6 +18,7 @@ from jaxrobust.attacks import (
     FGSM,
     PGD,
     Restarts,
+    Square,
     Targets,
     WorstOf,
     apgd,
@@ -27,6 +28,7 @@ from jaxrobust.attacks import (
     fgsm,
     pgd,
     randomized,
+    square,
 )
 from jaxrobust.evaluation import Report, evaluate
 from jaxrobust.threats import L1, L2, Linf
@@ -48,6 +50,7 @@ __all__ = [
     "Linf",
     "Report",
     "Restarts",
+    "Square",
     "Targets",
     "WorstOf",
     "apgd",
@@ -64,6 +67,7 @@ __all__ = [
     "pgd",
     "plotting",
     "randomized",
+    "square",
     "training",
     "transforms",
     "types",

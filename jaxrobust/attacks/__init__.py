@@ -7,6 +7,7 @@ from jaxrobust.attacks.expectation import Expectation, eot, randomized
 from jaxrobust.attacks.fab import FAB, fab
 from jaxrobust.attacks.fgsm import FGSM, fgsm
 from jaxrobust.attacks.pgd import PGD, pgd
+from jaxrobust.attacks.square import Square, square
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.attacks.wrappers import Restarts, WorstOf
 
@@ -18,6 +19,7 @@ __all__ = [
     "Cost",
     "Expectation",
     "Restarts",
+    "Square",
     "Targets",
     "WorstOf",
     "apgd",
@@ -27,4 +29,5 @@ __all__ = [
     "fgsm",
     "pgd",
     "randomized",
+    "square",
 ]

@@ -1,0 +1,293 @@
+"""The Square attack: random search with square windows, without gradients."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxrobust import _batch, _pytree, losses
+from jaxrobust._repr import concise
+from jaxrobust.attacks import _call
+from jaxrobust.attacks import _square_windows as windows
+from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.pgd import is_better
+from jaxrobust.threats import L1, L2
+from jaxrobust.types import Array, LogitsFn, Loss, Threat
+
+
+class State(NamedTuple):
+    """What the next step needs; all leaves are `[B, ...]`."""
+
+    x: Array  # clean inputs
+    y: Any  # what the loss takes
+    keys: Array  # [B]
+    step: Array  # [B] int32, queries made
+    proposal: Array  # what the next query evaluates
+    best: Array  # the best point so far
+    best_loss: Array  # [B]
+    best_success: Array  # [B] bool
+
+
+@_pytree.register
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class Square:
+    """Random search: perturb a square window, keep it if the loss grows.
+
+    Andriushchenko et al. 2020, arXiv:1912.00049; for `L1` Croce & Hein 2021,
+    arXiv:2103.01208. Needs the outputs of the model only, so that masked gradients do not
+    stop it. An example that is broken stays as it is.
+
+    Inputs are images `[B, H, W, C]`. A vector `[B, d]` is one row of d pixels, a signal
+    `[B, T, C]` one row of T: windows are segments.
+
+    Where it differs from the implementation in AutoAttack: every example has its own
+    windows; the last row and column are reached too; where a square does not fit, the
+    window becomes a rectangle of the same area; `L2` and `L1` move mass within each channel
+    (as the paper does); points are projected exactly on ball and bounds; the first query is
+    one of `num_queries`, not one more.
+
+    Args:
+      num_queries: Evaluations of the model for each example.
+      p_init: Fraction of the pixels that the first windows cover, in (0, 1].
+      loss: Per-example loss to maximise; `jr.losses.targeted(loss)` takes `y` as target.
+      rescale_schedule: Shrink the windows by the fraction of `num_queries` that is used,
+        instead of by their number, as the paper does. AutoAttack does not.
+
+    Raises:
+      ValueError: If `num_queries` is below 1 or `p_init` outside (0, 1].
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> attack = Square(num_queries=50)
+      >>> print(attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
+      ...              key=jax.random.key(0)))
+      [[0.25 0.75]]
+    """
+
+    num_queries: int = dataclasses.field(default=5000, metadata={"static": True})
+    p_init: ArrayLike = 0.8
+    loss: Loss = dataclasses.field(default=losses.margin, metadata={"static": True})
+    rescale_schedule: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    __repr__ = concise
+
+    def __post_init__(self):
+        _check(self)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key must be given."""
+        return True
+
+    @property
+    def num_evaluations(self) -> int:
+        """Number of calls of `step` until the state is final."""
+        return self.num_queries
+
+    @property
+    def step_cost(self) -> Cost:
+        """Evaluations of the model in one `step`."""
+        return Cost(gradients=0, forwards=1)
+
+    @property
+    def cost(self) -> Cost:
+        """Gradient and forward evaluations for each example."""
+        return Cost(gradients=0, forwards=self.num_queries)
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array:
+        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
+        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+
+    def run(self, logits_fn, x, y, threat, keys) -> Array:
+        """Return `x_adv` without checks: the loop over `step`."""
+        state = self.init(x, y, threat=threat, keys=keys)
+        state, _ = jax.lax.scan(
+            lambda state, _: (self.step(logits_fn, state, threat=threat), None),
+            state,
+            length=self.num_evaluations,
+        )
+        return self.finish(logits_fn, state)
+
+    def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
+        """Return the state whose first proposal is random stripes; evaluates nothing."""
+        assert keys is not None  # __call__ has said so
+        start = _start(_batch.fold_in(keys, 0), x, threat)
+        # Carries are derived from the data, so that they are sharded like it.
+        zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
+        return State(
+            x=x,
+            y=y,
+            keys=keys,
+            step=zero.astype(jnp.int32),
+            proposal=start,
+            best=start,
+            best_loss=zero - jnp.inf,
+            best_success=zero > 0,
+        )
+
+    def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
+        """Evaluate each proposal, keep it if it is better, draw the next one."""
+        logits = logits_fn(state.proposal).astype(jnp.float32)
+        loss = self.loss(logits, state.y)
+        success = losses.is_success(self.loss, logits, state.y)
+        accepted = is_better(success, loss, state.best_success, state.best_loss)
+        accepted &= ~state.best_success
+        state = state._replace(
+            best=_batch.where(accepted, state.proposal, state.best),
+            best_loss=jnp.where(accepted, loss, state.best_loss),
+            best_success=state.best_success | (accepted & success),
+        )
+        # `init` has used 0.
+        keys = jax.vmap(jax.random.fold_in)(state.keys, state.step + 1)
+        fraction = self.fraction(state.step)
+        drawn = _next(keys, fraction, state.best, state.x, threat)
+        return state._replace(
+            proposal=_batch.where(state.best_success, state.best, drawn),
+            step=state.step + 1,
+        )
+
+    def finish(self, logits_fn: LogitsFn, state: State) -> Array:
+        """Return the adversarial examples of the state."""
+        del logits_fn  # `best` has been evaluated
+        return state.best
+
+    def fraction(self, step: Array) -> Array:
+        """Return the fraction p of the pixels in the window that follows query `step`.
+
+        Halved after queries 10, 50, 200, ... (the paper's schedule for 10,000 of them).
+        """
+        num_halvings = sum(step > limit for limit in self._limits)
+        return jnp.asarray(self.p_init) * 0.5**num_halvings
+
+    @property
+    def _limits(self) -> list[int]:
+        limits = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+        if not self.rescale_schedule:
+            return list(limits)
+        # floor(10000 step / n) > limit, solved for the whole number `step`.
+        return [-(-(limit + 1) * self.num_queries // 10_000) - 1 for limit in limits]
+
+
+def square(
+    logits_fn: LogitsFn,
+    x: Array,
+    y: Any,
+    *,
+    threat: Threat,
+    key: Array | None = None,
+    num_restarts: int = 1,
+    **settings: Any,
+) -> Array:
+    """Attack by random search over square windows; the function form of `Square`.
+
+    Andriushchenko et al. 2020, arXiv:1912.00049.
+
+    Args:
+      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
+      x: Clean inputs `[B, H, W, C]`, or of another shape, see `Square`.
+      y: Labels `[B]`, or what the loss takes.
+      threat: The threat model.
+      key: A typed PRNG key.
+      num_restarts: Independent runs, of which the best result is kept.
+      **settings: The fields of `Square`: num_queries, p_init, loss, rescale_schedule.
+
+    Returns:
+      `x_adv [B, ...]`.
+
+    Raises:
+      ValueError, TypeError: On misuse, with advice.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> print(square(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
+      ...              num_queries=50, key=jax.random.key(0)))
+      [[0.25 0.75]]
+    """
+    from jaxrobust.attacks.wrappers import Restarts
+
+    attack = Square(**settings)
+    if num_restarts != 1:
+        attack = Restarts(attack, num_restarts)
+    return attack(logits_fn, x, y, threat=threat, key=key)
+
+
+def _start(keys: Array, x: Array, threat: Threat) -> Array:
+    """Return the first proposals: stripes of +-eps for l_inf, tiles of bumps else."""
+    shape, p, wide = windows.image_shape(x.shape[1:]), _norm(threat), _wide(x)
+    if p is None:
+        draw = jax.vmap(lambda key: windows.stripes(key, shape))(keys)
+        stripes = jnp.broadcast_to(draw, (len(x), *shape)).reshape(x.shape)
+        moved = wide + _batch.expand(threat.eps, x) * stripes
+    else:
+        delta = jax.vmap(lambda key: windows.tiles(key, shape, p))(keys)
+        moved = wide + _fill(delta.reshape(x.shape), p, threat)
+    return threat.project(moved.astype(x.dtype), x)
+
+
+def _next(keys: Array, fraction: Array, best: Array, x: Array, threat: Threat) -> Array:
+    """Return the next proposals, each a change of the best point in a window."""
+    shape, p, wide = windows.image_shape(x.shape[1:]), _norm(threat), _wide(x)
+    if p is None:
+        squares = jax.vmap(lambda k, f: windows.square(k, f, shape))(keys, fraction)
+        # From -eps to eps and back: the projection takes what is too much.
+        moved = _wide(best) + 2 * _batch.expand(threat.eps, x) * squares.reshape(
+            x.shape
+        )
+    else:
+        delta = (_wide(best) - wide).reshape(len(x), *shape)
+        eps = jnp.broadcast_to(jnp.asarray(threat.eps, wide.dtype), len(x))
+        delta = jax.vmap(windows.move_mass, (0, 0, 0, 0, None))(
+            keys, fraction, delta, eps, p
+        )
+        moved = wide + _fill(delta.reshape(x.shape), p, threat)
+    return threat.project(moved.astype(x.dtype), x)
+
+
+def _fill(delta: Array, p: int, threat: Threat) -> Array:
+    """Scale what the mask leaves of `delta` to fill the ball.
+
+    An l_1 perturbation that is too large is left to the projection, which takes the same
+    from every coordinate and so keeps few of them (as in the reference implementation).
+    """
+    if threat.mask is not None:
+        delta = jnp.where(jnp.broadcast_to(threat.mask, delta.shape) != 0, delta, 0)
+    norm = windows.mass(delta, p, axis=tuple(range(1, delta.ndim))) ** (1 / p)
+    scale = _batch.expand(threat.eps, delta) / jnp.where(norm > 0, norm, 1)
+    return delta * (scale if p == 2 else jnp.maximum(scale, 1))
+
+
+def _norm(threat: Threat) -> int | None:
+    """Return p where perturbations are bumps of a p-norm; None means l_inf."""
+    return 2 if isinstance(threat, L2) else 1 if isinstance(threat, L1) else None
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _check(attack: Square) -> None:
+    if not isinstance(attack.num_queries, int) or attack.num_queries < 1:
+        raise ValueError(
+            f"Square(num_queries={attack.num_queries!r}): a whole number of at least 1 "
+            "is needed; num_queries is static, so a traced value cannot be used."
+        )
+    p_init = attack.p_init
+    if isinstance(p_init, int | float) and not 0 < p_init <= 1:
+        raise ValueError(
+            f"Square(p_init={p_init}): a fraction of the pixels in (0, 1] is needed; "
+            "the paper uses 0.8."
+        )
