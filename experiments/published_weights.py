@@ -11,6 +11,7 @@ as NumPy arrays named like the PyTorch state, in PyTorch's layout.
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -57,16 +58,17 @@ def load_weights(path: pathlib.Path) -> nnx.Module:
     names = {f"{n}.{kind}" for n in (0, 2, 5, 7) for kind in ("weight", "bias")}
     if set(arrays) != names:
         raise ValueError(f"{path} holds {sorted(arrays)}; needed are {sorted(names)}.")
-    model = jr.models.create("small_convnet", (28, 28, 1), 10, seed=0)
+    shape = {"input_shape": (28, 28, 1), "num_classes": 10}
+    model: Any = jr.models.create("small_convnet", **shape, seed=0)
     for layer, n in ((model.conv1, 0), (model.conv2, 2)):
-        layer.kernel.value = jnp.asarray(arrays[f"{n}.weight"].transpose(2, 3, 1, 0))
-        layer.bias.value = jnp.asarray(arrays[f"{n}.bias"])
+        layer.kernel[...] = jnp.asarray(arrays[f"{n}.weight"].transpose(2, 3, 1, 0))
+        layer.bias[...] = jnp.asarray(arrays[f"{n}.bias"])
     # PyTorch flattens channels first, we last.
     dense = arrays["5.weight"].reshape(100, 32, 7, 7).transpose(2, 3, 1, 0)
-    model.dense.kernel.value = jnp.asarray(dense.reshape(-1, 100))
-    model.dense.bias.value = jnp.asarray(arrays["5.bias"])
-    model.output.kernel.value = jnp.asarray(arrays["7.weight"].T)
-    model.output.bias.value = jnp.asarray(arrays["7.bias"])
+    model.dense.kernel[...] = jnp.asarray(dense.reshape(-1, 100))
+    model.dense.bias[...] = jnp.asarray(arrays["5.bias"])
+    model.output.kernel[...] = jnp.asarray(arrays["7.weight"].T)
+    model.output.bias[...] = jnp.asarray(arrays["7.bias"])
     return model
 
 

@@ -1,6 +1,7 @@
 """Attacks: the inner maximisation, as pure functions and as values."""
 
 from jaxrobust.attacks.apgd import APGD, apgd
+from jaxrobust.attacks.autoattack import AutoAttack, autoattack
 from jaxrobust.attacks.bpda import bpda
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.expectation import Expectation, eot, randomized
@@ -16,6 +17,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "PGD",
+    "AutoAttack",
     "Cost",
     "Expectation",
     "Restarts",
@@ -23,6 +25,7 @@ __all__ = [
     "Targets",
     "WorstOf",
     "apgd",
+    "autoattack",
     "bpda",
     "eot",
     "fab",

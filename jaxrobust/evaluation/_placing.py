@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxrobust import _batch
+
 
 @dataclasses.dataclass(frozen=True)
 class Placing:
@@ -29,7 +31,22 @@ class Placing:
         """Put the leaves `[B, ...]` of a host batch onto the devices."""
         if self.mesh is None:
             return jax.tree.map(jnp.asarray, batch)
-        return jax.device_put(batch, self._sharding(self.mesh.axis_names))
+        sharding = self._sharding(self.mesh.axis_names)
+
+        def place(leaf: Any) -> jax.Array:
+            if not _batch.is_keys(leaf):
+                return jax.device_put(np.asarray(leaf), sharding)
+            # Devices of other processes take host arrays only.
+            data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+        return jax.tree.map(place, batch)
+
+    def take(self, batch: Any, rows: np.ndarray) -> Any:
+        """Return the chosen rows of a batch on the devices, spread again."""
+        sharding = None if self.mesh is None else self._sharding(self.mesh.axis_names)
+        choose = jax.jit(_take, out_shardings=sharding)
+        return choose(batch, rows)
 
     def replicate(self, tree: Any) -> Any:
         """Copy what every device needs; what is on the mesh already stays where it is."""
@@ -59,3 +76,7 @@ class Placing:
         return NamedSharding(
             self.mesh, PartitionSpec(axes) if axes else PartitionSpec()
         )
+
+
+def _take(batch: Any, rows: jax.Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], batch)

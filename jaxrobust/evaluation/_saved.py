@@ -88,7 +88,7 @@ class StateFile:
             with np.load(self.path, allow_pickle=False) as file:
                 arrays = dict(file)
             meta = json.loads(str(arrays.pop("meta")))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{self.path} is not a state file of an evaluation ({error}): {advice}"
             ) from error

@@ -265,9 +265,7 @@ def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
         return slots
     # Taken slots first, in order; the rest are empty.
     chosen = np.argsort(~slots.is_taken, kind="stable")[:smaller]
-    state = jax.tree.map(lambda leaf: leaf[chosen], slots.state)
-    if problem.placing.mesh is not None:
-        state = problem.placing.spread(state)
+    state = problem.placing.take(slots.state, chosen)
     arrays = (slots.rows[chosen], slots.items[chosen], slots.steps[chosen])
     return Slots(*arrays, slots.waiting, state)
 

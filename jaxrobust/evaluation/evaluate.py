@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from jaxrobust import _batch, _checks
 from jaxrobust.attacks._call import as_pytree
@@ -29,7 +30,7 @@ def evaluate(
     key: Array | None = None,
     target: Any = None,
     groups: Array | None = None,
-    among: Array | None = None,
+    among: ArrayLike | None = None,
     batch_size: int | None = None,
     stop_early: bool = True,
     individually: bool = False,
@@ -104,14 +105,14 @@ def evaluate(
     problem = _forward.prepare(logits_fn, threat, x, target, placing, size)
     stages = _stages.of(attack, problem, keys, is_queued=stop_early)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
-    among = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
-    digest = fingerprint(problem, settings, (y, among, stop_early, individually))
+    chosen = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
+    digest = fingerprint(problem, settings, (y, chosen, stop_early, individually))
     file = StateFile(state_file, digest, save_every)
     total, alone = _stages.run(
         stages,
         problem,
         y,
-        among,
+        chosen,
         size,
         file,
         individually=individually,
