@@ -32,6 +32,7 @@ from jaxrobust.attacks import (
     randomized,
     square,
 )
+from jaxrobust.convolution import fast_convolutions, plain_convolutions
 from jaxrobust.evaluation import Report, evaluate
 from jaxrobust.threats import L1, L2, Linf
 
@@ -65,10 +66,12 @@ __all__ = [
     "evaluate",
     "evaluation",
     "fab",
+    "fast_convolutions",
     "fgsm",
     "losses",
     "models",
     "pgd",
+    "plain_convolutions",
     "plotting",
     "randomized",
     "square",

@@ -15,6 +15,7 @@ import jax.extend
 import numpy as np
 
 from jaxrobust import _batch, _checks
+from jaxrobust.convolution import fast_convolutions
 
 _NUMERIC = (jax.Array, np.ndarray, np.generic, int, float)
 
@@ -78,6 +79,7 @@ def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
 
 @jax.jit
 def _run(attack, logits_fn, x, y, threat, keys):
+    logits_fn = fast_convolutions(logits_fn)
     return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
 
 
@@ -98,6 +100,7 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
     if compiled_fn is None:
         # Under `jax.grad` nothing is differentiated in passing: not all of it could be.
         attack, x, y, threat = jax.lax.stop_gradient((attack, x, y, threat))
+        logits_fn = fast_convolutions(logits_fn)
         return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
     with _checks.explain_model_errors():
         _checks.check_logits(_logits(compiled_fn, x), y)

@@ -1,7 +1,6 @@
 """Small Flax NNX networks, and the adapter from a network to a pure function."""
 
 from jaxrobust.models.adapter import logits_fn as logits_fn
-from jaxrobust.models.conv import conv_general_dilated as conv_general_dilated
 from jaxrobust.models.convnet import MadryConvNet as MadryConvNet
 from jaxrobust.models.convnet import SmallConvNet as SmallConvNet
 from jaxrobust.models.convnet import TutorialConvNet as TutorialConvNet

@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrobust.models.conv import conv_general_dilated
-
 # torch.nn.Conv2d and Linear: kaiming_uniform(a=sqrt(5)) is U(+-1/sqrt(fan_in)).
 # Module-level, so that two models of one architecture have equal static parts.
 uniform_fan_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -55,7 +53,7 @@ def conv(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> nnx.Conv:
-    """Returns a 2-D convolution with a square kernel, fast in loops on the CPU.
+    """Returns a 2-D convolution with a square kernel.
 
     Args:
         in_features: channels of the input.
@@ -86,7 +84,6 @@ def conv(
         (kernel_size, kernel_size),
         strides,
         padding=((padding, padding), (padding, padding)),
-        conv_general_dilated=conv_general_dilated,
         rngs=rngs,
         **options,
     )

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jax.tree_util import Partial
 
+from jaxrobust.convolution import fast_convolutions
 from jaxrobust.types import Attack, LogitsFn, Objective, Threat
 
 
@@ -146,9 +147,8 @@ def make_train_step(
             _, _, new_rest = nnx.split(trained, nnx.Param, ...)
             return loss, (metrics, nnx.as_pure(new_rest))
 
-        (loss, (metrics, rest)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params
-        )
+        value_and_grad = jax.value_and_grad(fast_convolutions(loss_fn), has_aux=True)
+        (loss, (metrics, rest)), grads = value_and_grad(params)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         weights = Weights(optax.apply_updates(params, updates), rest)
         ema = state.ema

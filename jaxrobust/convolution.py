@@ -1,0 +1,163 @@
+"""A function transform that makes the gradients of convolutions fast on the CPU.
+
+`fast_convolutions(fn)` traces `fn`, exchanges each eligible convolution and max-pooling in
+its jaxpr for a primitive of equal value whose gradients XLA:CPU runs fast, and runs the
+result. Everything else stays as it was.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, cast
+
+import jax
+import jax.extend
+import numpy as np
+from jax import lax
+
+from jaxrobust import _conv_primitive, _pool_primitive
+
+# Primitives that run the jaxprs in their parameters as they are. Functions with rules of
+# their own (custom_jvp, custom_vjp) are not among them: their rules would not see an
+# exchange, and their values gain nothing from it.
+_TRANSPARENT = {"jit", "closed_call", "scan", "while", "cond", "remat2", "checkpoint"}
+
+
+def fast_convolutions(fn: Callable) -> Callable:
+    """Make the gradients of all convolutions and max-poolings in `fn` fast on the CPU.
+
+    The convolutions may be anybody's: Flax, Equinox, Haiku, `jax.lax`. Two-dimensional
+    ones in float32 or float64 without groups and dilation are exchanged, in any layout,
+    also inside `jit`, `scan`, `while`, `cond` and `checkpoint`; all others, and those
+    inside functions with derivatives of their own (`custom_jvp`, `custom_vjp`) or
+    `shard_map`, stay as they are. Values and derivatives of every kind and order are equal
+    to rounding. Where the default device is no CPU, or `fn` cannot be traced, `fn` is
+    called as it is.
+
+    Attacks, evaluation and training apply it by themselves. `plain_convolutions(fn)`
+    turns it off for a function, the environment variable `JAXROBUST_PLAIN_CONVOLUTIONS=1`
+    for the process.
+
+    Args:
+      fn: A pure function. Array arguments are traced; other arguments are static. Nothing
+        is cached: each call traces `fn`, so call the result inside `jax.jit`.
+
+    Returns:
+      A function with the arguments and the results of `fn`, a `jax.tree_util.Partial` that
+      holds the arrays of `fn`, if that is a pytree.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> def blur(x):  # images [B, C, H, W]
+      ...     return jax.lax.conv(x, jnp.full((1, 1, 3, 3), 1 / 9), (1, 1), "SAME")
+      >>> x = jnp.ones((1, 1, 5, 5))
+      >>> print(jax.jit(jax.grad(lambda x: fast_convolutions(blur)(x).sum()))(x)[0, 0, 0])
+      [0.44444445 0.6666667  0.6666667  0.6666667  0.44444445]
+    """
+    if isinstance(fn, jax.tree_util.Partial) and fn.func in (_fast, _plain):
+        return fn
+    return jax.tree_util.Partial(_fast, fn)
+
+
+def plain_convolutions(fn: Callable) -> Callable:
+    """Mark a function so that its convolutions stay those of XLA.
+
+    Args:
+      fn: Any function, such as the `logits_fn` that is given to an attack.
+
+    Returns:
+      The same function, which `fast_convolutions` does not touch.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> x, y = jnp.array([[0.25, 0.5]]), jnp.array([1])
+      >>> print(jr.fgsm(plain_convolutions(lambda x: x), x, y, threat=jr.Linf(0.25)))
+      [[0.5  0.25]]
+    """
+    return jax.tree_util.Partial(_plain, fn)
+
+
+def _plain(fn, *args, **kwargs):
+    return fn(*args, **kwargs)
+
+
+def _fast(fn, *args, **kwargs):
+    if not _is_wanted():
+        return fn(*args, **kwargs)
+    leaves, structure = jax.tree.flatten((args, kwargs))
+    places = [i for i, v in enumerate(leaves) if isinstance(v, jax.Array | np.ndarray)]
+
+    def of_arrays(*arrays):
+        filled = list(leaves)
+        for i, array in zip(places, arrays, strict=True):
+            filled[i] = array
+        args, kwargs = jax.tree.unflatten(structure, filled)
+        return fn(*args, **kwargs)
+
+    arrays = [leaves[i] for i in places]
+    try:
+        closed, out = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
+    except Exception:  # a true error of `fn` shows again here
+        return fn(*args, **kwargs)
+    jaxpr = _exchange(closed.jaxpr)
+    if jaxpr is closed.jaxpr:
+        return fn(*args, **kwargs)
+    results = jax.extend.core.jaxpr_as_fun(closed.replace(jaxpr=jaxpr))(*arrays)
+    return jax.tree.unflatten(jax.tree.structure(out), results)
+
+
+def _is_wanted() -> bool:
+    if os.environ.get("JAXROBUST_PLAIN_CONVOLUTIONS", "0") not in ("", "0"):
+        return False
+    device = cast(Any, jax.config).jax_default_device  # a Device, a name or None
+    if device is None:
+        return jax.default_backend() == "cpu"
+    return getattr(device, "platform", device) == "cpu"
+
+
+def _exchange(jaxpr: Any) -> Any:
+    """Return the jaxpr with fast primitives, or itself if there is nothing to exchange."""
+
+    @functools.cache  # a jitted function that is called twice stays one function
+    def visit(jaxpr):
+        if isinstance(jaxpr, jax.extend.core.ClosedJaxpr):
+            inner = visit(jaxpr.jaxpr)
+            return jaxpr if inner is jaxpr.jaxpr else jaxpr.replace(jaxpr=inner)
+        eqns = [equation(eqn) for eqn in jaxpr.eqns]
+        return jaxpr.replace(eqns=eqns) if is_changed(eqns, jaxpr.eqns) else jaxpr
+
+    def equation(eqn):
+        types = [v.aval for v in eqn.invars]
+        if eqn.primitive is lax.conv_general_dilated_p:
+            if _conv_primitive.is_eligible(types, eqn.params):
+                return eqn.replace(primitive=_conv_primitive.conv_p)
+        elif eqn.primitive is lax.reduce_window_max_p:
+            if _pool_primitive.is_eligible(types, eqn.params):
+                return eqn.replace(primitive=_pool_primitive.max_pool_p)
+        elif eqn.primitive.name in _TRANSPARENT:
+            params = {name: parameter(value) for name, value in eqn.params.items()}
+            if is_changed(params.values(), eqn.params.values()):
+                if params.get("policy") is not None:
+                    params["policy"] = functools.partial(_policy, params["policy"])
+                return eqn.replace(params=params)
+        return eqn
+
+    def parameter(value):
+        if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+            return visit(value)
+        if isinstance(value, tuple):
+            new = tuple(map(parameter, value))
+            return new if is_changed(new, value) else value
+        return value
+
+    def is_changed(new, old):
+        return any(a is not b for a, b in zip(new, old, strict=True))
+
+    return visit(jaxpr)
+
+
+def _policy(policy, primitive, *args, **params):
+    """Let a rematerialisation policy see the convolutions that it knows."""
+    if primitive is _conv_primitive.conv_p:
+        primitive = lax.conv_general_dilated_p
+    return policy(primitive, *args, **params)
