@@ -1,8 +1,9 @@
 """Auto-PGD: projected ascent with momentum that halves its steps when it stalls.
 
 Croce & Hein 2020, arXiv:2003.01690, Algorithm 1, operation for operation as in the
-authors' implementation, which differs from the paper in small things (noted below). Every
-example keeps its own schedule, so examples at different steps may share a batch.
+authors' implementation, which differs from the paper in small things (noted below), but
+for the last step (`apgd_top.last_point`). Every example keeps its own schedule, so that
+examples at different steps may share a batch.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from jax.typing import ArrayLike
 from jaxrobust import _batch, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call, apgd_l1, apgd_schedule
-from jaxrobust.attacks.apgd_l1 import keep_top
+from jaxrobust.attacks.apgd_top import keep_top, last_point
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import gradient, keep_best
 from jaxrobust.threats import L1, L2, Linf
@@ -50,7 +51,8 @@ class APGD:
 
     Croce & Hein 2020, arXiv:2003.01690; for `L1` Croce & Hein 2021, arXiv:2103.01208. The
     step starts at 2 eps and is halved, going back to the best iterate, at
-    checkpoints where the loss has grown too seldom. A part of AutoAttack.
+    checkpoints where the loss has grown too seldom. The last step goes to the maximiser of
+    the loss linearised at the best iterate. A part of AutoAttack.
 
     Args:
       num_steps: Number of gradient steps; the checkpoints are placed relative to it.
@@ -188,9 +190,10 @@ class APGD:
         moved = (
             x_adv + alpha * (ascended - x_adv) + (1 - alpha) * (x_adv - state.previous)
         )
+        moved = _project(threat, moved.astype(x_adv.dtype), state.x)
+        is_last = state.step + 1 == self.num_steps
         return state._replace(
-            x_adv=_project(threat, moved.astype(x_adv.dtype), state.x),
-            # The iterate before the *next* one: the best one where the ascent restarts.
+            x_adv=_batch.where(is_last, last_point(state, threat), moved),
             previous=x_adv,
             step=state.step + 1,
             schedule=schedule,
@@ -285,7 +288,9 @@ def _project(threat: Threat, x_adv: Array, x: Array) -> Array:
     point in the ball, what `project` leaves to do is to clip it.
     """
     if isinstance(threat, L2):
-        x_adv = dataclasses.replace(threat, bounds=None).project(x_adv, x)
+        norm = threat.distance(x_adv, x)
+        scale = jnp.minimum(1, jnp.asarray(threat.eps) / jnp.where(norm > 0, norm, 1))
+        x_adv = (x + _batch.expand(scale, x) * (x_adv - x)).astype(x.dtype)
     return threat.project(x_adv, x)
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import _batch
+from jaxrobust.attacks.apgd_top import keep_top, last_point
 from jaxrobust.attacks.pgd import gradient, keep_best
 from jaxrobust.types import Array, LogitsFn
 
@@ -119,6 +120,8 @@ def step(attack: Any, logits_fn: LogitsFn, state: State, threat: Any) -> State:
     ball = _ball(threat, plan, following)
     x_adv = ball.project(_batch.where(is_new, state.top, moved), state.x)
     support = _num_moved(x_adv, state.x)
+    is_last = following == attack.num_steps
+    x_adv = _batch.where(is_last, last_point(state, threat), x_adv)
     return state._replace(
         x_adv=x_adv,
         step=following,
@@ -127,16 +130,6 @@ def step(attack: Any, logits_fn: LogitsFn, state: State, threat: Any) -> State:
         num_moving=jnp.where(is_new, _part(_SHARE, support), state.num_moving),
         support=jnp.where(is_new, support, state.support),
         waited=jnp.where(is_new, -1, state.waited),
-    )
-
-
-def keep_top(state: Any, loss: Array, grad: Array) -> Any:
-    """Keep the iterate of the largest loss, whether it succeeds or not."""
-    is_larger = loss > state.top_loss
-    return state._replace(
-        top=_batch.where(is_larger, state.x_adv, state.top),
-        top_grad=_batch.where(is_larger, grad, state.top_grad),
-        top_loss=jnp.where(is_larger, loss, state.top_loss),
     )
 
 
