@@ -17,6 +17,7 @@ from jaxrobust.attacks import (
     FAB,
     FGSM,
     PGD,
+    SPSA,
     AutoAttack,
     Restarts,
     Square,
@@ -30,6 +31,7 @@ from jaxrobust.attacks import (
     fgsm,
     pgd,
     randomized,
+    spsa,
     square,
 )
 from jaxrobust.convolution import fast_convolutions, plain_convolutions
@@ -50,6 +52,7 @@ __all__ = [
     "L1",
     "L2",
     "PGD",
+    "SPSA",
     "AutoAttack",
     "Linf",
     "Report",
@@ -74,6 +77,7 @@ __all__ = [
     "plain_convolutions",
     "plotting",
     "randomized",
+    "spsa",
     "square",
     "training",
     "transforms",

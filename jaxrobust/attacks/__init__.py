@@ -8,6 +8,7 @@ from jaxrobust.attacks.expectation import Expectation, eot, randomized
 from jaxrobust.attacks.fab import FAB, fab
 from jaxrobust.attacks.fgsm import FGSM, fgsm
 from jaxrobust.attacks.pgd import PGD, pgd
+from jaxrobust.attacks.spsa import SPSA, spsa
 from jaxrobust.attacks.square import Square, square
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.attacks.wrappers import Restarts, WorstOf
@@ -17,6 +18,7 @@ __all__ = [
     "FAB",
     "FGSM",
     "PGD",
+    "SPSA",
     "AutoAttack",
     "Cost",
     "Expectation",
@@ -32,5 +34,6 @@ __all__ = [
     "fgsm",
     "pgd",
     "randomized",
+    "spsa",
     "square",
 ]

@@ -170,6 +170,10 @@ class PGD:
         """Take one step of every example; one gradient evaluation."""
         grad, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
         state = keep_best(state, loss, success) if self.keep_best else state
+        return self.move(state, grad, threat=threat)
+
+    def move(self, state: Any, grad: Array, *, threat: Threat) -> Any:
+        """Move every iterate along `grad`, whatever that was computed from."""
         x_adv, rule = state.x_adv, state.rule
         if self.optimizer is None:
             direction, rule = self._apply_rule(grad, rule, x_adv)
