@@ -41,6 +41,8 @@ ATTACKS = {
     "last": jr.PGD(num_steps=5, keep_best=False),
     "restarts": jr.Restarts(jr.PGD(num_steps=5), 2),
     "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=5), step_back)),
+    "square": jr.Square(num_queries=8),
+    "spsa": jr.SPSA(num_steps=3, num_samples=4),
 }
 MASK = np.array([1, 1, 1, 0, 1, 1])
 THREATS = {
@@ -59,7 +61,7 @@ NORMS = ("linf", "l2", "l1")
 VARIANTS = ("schedule", "margin", "dlr", "targeted", "last")  # differ in small things
 # Each attack with each norm, the variants with one; the other threats with one attack.
 PAIRS = [(a, t) for a in ATTACKS for t in NORMS if a not in VARIANTS or t == "l2"]
-PAIRS += [("pgd", t) for t in THREATS if t not in NORMS]
+PAIRS += [(a, t) for a in ("pgd", "square", "spsa") for t in THREATS if t not in NORMS]
 each_pair = pytest.mark.parametrize(
     "attack, threat",
     [(ATTACKS[a], THREATS[t]) for a, t in PAIRS],
@@ -204,7 +206,7 @@ def test_examples_are_independent(attack, threat):
     np.testing.assert_array_equal(others[0], whole[0])
 
 
-@pytest.mark.parametrize("name", ["fgsm_rs", "pgd", "worst_of"])
+@pytest.mark.parametrize("name", ["fgsm_rs", "pgd", "worst_of", "square", "spsa"])
 def test_one_key_serves_any_batch_size(name):
     """Law 3: example i draws from fold_in(key, i), whatever the size of the batch.
 
@@ -259,7 +261,14 @@ def test_a_new_model_of_the_same_shape_compiles_nothing():
 
 
 @pytest.mark.parametrize(
-    "name, norm", [("fgsm", "linf"), ("pgd", "l1"), ("restarts", "l2")]
+    "name, norm",
+    [
+        ("fgsm", "linf"),
+        ("pgd", "l1"),
+        ("restarts", "l2"),
+        ("square", "l1"),
+        ("spsa", "l2"),
+    ],
 )
 def test_no_gradient_leaks_through_the_attack(name, norm):
     """Law 7 (Danskin): the attack is a constant of the outer minimisation."""

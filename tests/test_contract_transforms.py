@@ -18,6 +18,8 @@ ATTACKS = {
     "adam": jr.PGD(num_steps=3, optimizer=optax.adam(0.05)),
     "restarts": jr.Restarts(jr.PGD(num_steps=3), 2),
     "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=3))),
+    "square": jr.Square(num_queries=6),
+    "spsa": jr.SPSA(num_steps=2, num_samples=4, chunk_size=2),
 }
 each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
 # The same arithmetic in another program: XLA may round differently, three smooth steps
@@ -40,8 +42,8 @@ def keys():
 @pytest.mark.parametrize(
     "attack, threat",
     [(ATTACKS["pgd"], threat) for threat in THREATS.values()]
-    + [(ATTACKS[name], THREATS["l2"]) for name in ("adam", "worst_of")]
-    + [(ATTACKS["restarts"], THREATS["l1"])],
+    + [(ATTACKS[name], THREATS["l2"]) for name in ("adam", "worst_of", "spsa")]
+    + [(ATTACKS[name], THREATS["l1"]) for name in ("restarts", "square")],
 )
 def test_jit_shard_map_and_a_sharded_batch_equal_eager(attack, threat):
     """Laws 4 and 5: the number of devices changes nothing, and the result is sharded."""
