@@ -7,7 +7,7 @@ All functions solve, for every example and in closed form up to a search in one 
 (Croce & Hein 2020, arXiv:1907.02044, eq. (4) and section 2.2). `w` is `[..., d]`, `gain`
 `[..., 1]` of either sign, `low <= 0 <= high` `[..., d]` with infinities where there is
 no bound. Where the box holds no point of the hyperplane, the corner of the box that comes
-nearest to it is returned; where `w` is zero, zero.
+nearest to it is returned; where `w` is zero or the gain NaN, zero.
 """
 
 import jax
@@ -93,6 +93,7 @@ def _normalize(w: jax.Array, gain: jax.Array) -> tuple[jax.Array, jax.Array]:
     scale = jnp.where(largest > 0, largest, 1)
     w = w / scale
     w = jnp.where(jnp.abs(w) < _NEGLIGIBLE, 0, w)
+    gain = jnp.where(jnp.isnan(gain), 0, gain)
     return jnp.where(gain < 0, -w, w), jnp.abs(gain / scale)
 
 

@@ -259,7 +259,7 @@ def fab(
       >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
       >>> x, y = jnp.array([[0.75, 0.25]]), (jnp.array([0]), jnp.array([1]))
       >>> x_adv = fab(lambda x: x @ weights, x, y, threat=jr.Linf(0.3), targeted=True)
-      >>> print(x_adv.round(2))  # on the boundary
+      >>> print(x_adv.round(2))
       [[0.5 0.5]]
     """
     return FAB(**settings)(logits_fn, x, y, threat=threat, key=key)
