@@ -10,8 +10,14 @@ no bound. Where the box holds no point of the hyperplane, the corner of the box 
 nearest to it is returned; where `w` is zero or the gain NaN, zero.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+
+from jaxrobust import threats
+from jaxrobust.types import Array
 
 # Coordinates whose slope is this much smaller than the largest one are left alone: their
 # squares would leave the range of float32, and their effect is far below its precision.
@@ -42,6 +48,21 @@ def nearest_l1(w: jax.Array, gain: jax.Array, low: jax.Array, high: jax.Array):
     taken = jnp.take_along_axis(taken, jnp.argsort(order, axis=-1), -1)
     size = jnp.minimum(taken / jnp.where(w != 0, jnp.abs(w), 1), room)
     return jnp.sign(w) * size
+
+
+def geometry_of(threat: Any) -> tuple[Callable[..., Array], float]:
+    """Return the projection onto a hyperplane and the order of the dual norm."""
+    for kind, nearest, dual_order in (
+        (threats.Linf, nearest_linf, 1),
+        (threats.L2, nearest_l2, 2),
+        (threats.L1, nearest_l1, jnp.inf),
+    ):
+        if isinstance(threat, kind):
+            return nearest, dual_order
+    raise TypeError(
+        f"Projections onto hyperplanes are known in the norms of Linf, L2 and L1, not "
+        f"for threat={threat!r}: use another attack, e.g. PGD."
+    )
 
 
 def norm(w: jax.Array, order: float) -> jax.Array:

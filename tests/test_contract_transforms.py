@@ -16,6 +16,7 @@ THREATS = {"linf": jr.Linf(0.1), "l2": jr.L2(0.4), "l1": jr.L1(0.8)}
 ATTACKS = {
     "pgd": jr.PGD(num_steps=3, momentum=0.9),
     "adam": jr.PGD(num_steps=3, optimizer=optax.adam(0.05)),
+    "fab": jr.FAB(num_steps=3),
     "restarts": jr.Restarts(jr.PGD(num_steps=3), 2),
     "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=3))),
     "square": jr.Square(num_queries=6),
@@ -42,7 +43,7 @@ def keys():
 @pytest.mark.parametrize(
     "attack, threat",
     [(ATTACKS["pgd"], threat) for threat in THREATS.values()]
-    + [(ATTACKS[name], THREATS["l2"]) for name in ("adam", "worst_of", "spsa")]
+    + [(ATTACKS[name], THREATS["l2"]) for name in ("adam", "fab", "spsa")]
     + [(ATTACKS[name], THREATS["l1"]) for name in ("restarts", "square")],
 )
 def test_jit_shard_map_and_a_sharded_batch_equal_eager(attack, threat):

@@ -4,7 +4,6 @@ A minimum-norm attack: its iterates leave the ball, the point that it returns do
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxrobust import _batch, _hyperplanes, _pytree, losses, threats
 from jaxrobust._repr import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks import _boundaries, _call
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
@@ -172,7 +171,9 @@ class FAB:
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Take one step of every example; gradients, then one forward evaluation."""
-        linearize = _towards_target if self.targeted else _towards_any
+        linearize = (
+            _boundaries.towards_target if self.targeted else _boundaries.towards_any
+        )
         gap, w, logits = linearize(logits_fn, state.x_adv, state.y, threat)
         # The logits at the iterate come with its gradient: a point that is still
         # adversarial after walking back is kept, which the paper does not do.
@@ -203,7 +204,7 @@ class FAB:
 
         d1 and d2 lead from `x_adv` and `x` to the hyperplane gap + <w, z - x_adv> = 0.
         """
-        nearest, _ = _geometry_of(threat)
+        nearest, _ = _hyperplanes.geometry_of(threat)
         w = _batch.flatten(w)
 
         def step_from(z: Array) -> tuple[Array, Array]:
@@ -274,70 +275,6 @@ _WRONG_Y = {
 def _margin(logits: Array, y: Any) -> Array:
     """Return the margin of the label, in the targeted form too."""
     return losses.margin(logits, y[0] if isinstance(y, tuple) else y)
-
-
-def _geometry_of(threat: Any) -> tuple[Callable[..., Array], float]:
-    """Return the projection onto a hyperplane and the order of the dual norm."""
-    for kind, nearest, dual_order in (
-        (threats.Linf, _hyperplanes.nearest_linf, 1),
-        (threats.L2, _hyperplanes.nearest_l2, 2),
-        (threats.L1, _hyperplanes.nearest_l1, jnp.inf),
-    ):
-        if isinstance(threat, kind):
-            return nearest, dual_order
-    raise TypeError(
-        f"FAB projects onto hyperplanes in the norms of Linf, L2 and L1, and knows none "
-        f"for threat={threat!r}: use another attack, e.g. PGD."
-    )
-
-
-def _towards_target(logits_fn: LogitsFn, x_adv: Array, y: Any, threat: Any):
-    """Return gap = z_t - z_y `[B]`, its gradient `[B, ...]` and the logits."""
-    labels, targets = y
-
-    def total(x_adv: Array):
-        logits = logits_fn(x_adv).astype(jnp.float32)
-        gap = _take(logits, targets) - _take(logits, labels)
-        return jnp.sum(gap), (gap, logits)
-
-    w, (gap, logits) = jax.grad(total, has_aux=True)(x_adv)
-    return gap, _usable(w, threat), logits
-
-
-def _towards_any(logits_fn: LogitsFn, x_adv: Array, y: Array, threat: Any):
-    """Return the same for the wrong class whose linearised boundary is nearest, eq. (7).
-
-    The Jacobian of the C - 1 differences of logits: C - 1 gradients.
-    """
-
-    def logits_of(x_adv: Array) -> Array:
-        return logits_fn(x_adv).astype(jnp.float32)
-
-    logits, pullback = jax.vjp(logits_of, x_adv)
-    num_classes = logits.shape[-1]
-    others = (y[None] + jnp.arange(1, num_classes)[:, None]) % num_classes
-    directions = jax.nn.one_hot(others, num_classes) - jax.nn.one_hot(
-        y[None], num_classes
-    )
-    w = _usable(jax.vmap(lambda direction: pullback(direction)[0])(directions), threat)
-    gaps = jax.vmap(_take, (None, 0))(logits, others) - _take(logits, y)[None]
-    dual_norm = _hyperplanes.norm(w.reshape(*gaps.shape, -1), _geometry_of(threat)[1])
-    distance = jnp.abs(gaps) / jnp.where(dual_norm > 0, dual_norm, 1)
-    distance = jnp.where((dual_norm > 0) & jnp.isfinite(distance), distance, jnp.inf)
-    nearest = jnp.argmin(distance, axis=0)
-    chosen = jax.vmap(lambda values, i: values[i], (1, 0))
-    return chosen(gaps, nearest), chosen(w, nearest), logits
-
-
-def _usable(w: Array, threat: Any) -> Array:
-    """Return the gradient in float32, zero where it is not finite or where masked."""
-    w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
-    w = jnp.where(jnp.isfinite(w), w, 0)
-    return threats.apply_mask(threat, w, jnp.zeros_like(w))
-
-
-def _take(logits: Array, y: Array) -> Array:
-    return jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]
 
 
 def _keep_nearest(state: State, logits: Array, threat: Threat) -> State:
