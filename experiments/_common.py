@@ -74,7 +74,9 @@ def _arguments() -> str:
     """Return the command line without --out and with DIR for the data directory."""
     text = " ".join(sys.argv[1:])
     text = re.sub(r"--out[ =]\S+ ?", "", text)
-    return re.sub(r"(--data-dir)[ =]\S+", r"\1 DIR", text).strip()
+    return re.sub(
+        r"(--data-dir|--checkpoints|--weights)[ =]\S+", r"\1 DIR", text
+    ).strip()
 
 
 def _commit() -> str:

@@ -1,0 +1,180 @@
+"""Speed and memory of jaxrobust, side by side with its peers, in one table.
+
+Command   python -m benchmarks.run --data-dir DIR --checkpoints DIR       (--quick: a try)
+Time      about half an hour on 2 cores; --tasks and --rounds make it shorter
+Expected  a ratio of at least 1 for each task, see docs/benchmarks.md; the table and
+          benchmarks/results/cpu.json
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import time
+from typing import Any
+
+import rich.console
+import tyro
+
+from benchmarks import documentation, peers, table, turns
+from benchmarks.task import OURS, Options, Task
+from benchmarks.tasks import TASKS
+from experiments import _common
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+_PACKAGES = ("jaxlib", "flax", "optax", "numpy")
+_PACKAGES += ("torch", "torchattacks", "foolbox", "eagerpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Measure jaxrobust and its peers in turn; print one table and save it."""
+
+    tasks: tuple[str, ...] = ()
+    """Names of tasks; all by default."""
+    peers: tuple[str, ...] = tuple(name for name in peers.NEEDS if name != OURS)
+    """Whom to compare with; who is not installed is skipped with a line."""
+    rounds: int = 7
+    """Timed runs of each side, after one that compiles; tasks of minutes take 3."""
+    data_dir: pathlib.Path | None = None
+    """Where tensorflow-datasets keeps MNIST; default: TFDS_DATA_DIR. Without it the
+    tasks that need MNIST are skipped."""
+    checkpoints: pathlib.Path | None = None
+    """The --out of python -m experiments.robustness_table --dataset mnist, whose
+    standard and PGD-trained models are attacked."""
+    weights: pathlib.Path | None = None
+    """Robust MNIST weights (npz, locuslab/fast_adversarial) where there are no
+    checkpoints."""
+    quick: bool = False
+    """Tiny shapes, the digits instead of MNIST, one round: whether it runs at all."""
+    out: pathlib.Path | None = None
+    """The result; default: benchmarks/results/cpu.json, with --quick out/quick.json.
+    Tasks in it that are not measured again stay as they are."""
+    docs: bool = False
+    """Measure nothing; write the table of docs/benchmarks.md from the saved results."""
+
+
+def main(
+    config: Config,
+    tasks: dict[str, Task] = TASKS,
+    *,
+    module: str = "benchmarks.tasks",
+    name: str = "cpu",
+) -> dict[str, Any]:
+    """Run the tasks; returns what is written, by the names of the tasks."""
+    if config.docs:
+        documentation.write(RESULTS)
+        return {}
+    chosen = _chosen(config, tasks)
+    options = _options(config)
+    out = config.out or (
+        pathlib.Path("out/quick.json") if config.quick else RESULTS / f"{name}.json"
+    )
+    available = _available(config)
+    results = _saved(out)
+    for task in chosen:
+        sides = [OURS, *(s for s in task.sides if s in available)]
+        provenance = _provenance()
+        begin = time.monotonic()
+        with _common.console.status(task.name) as status:
+            try:
+                result = turns.measure(
+                    task,
+                    sides,
+                    options,
+                    rounds=1 if config.quick else config.rounds,
+                    module=module,
+                    on_turn=lambda t, s=status, n=task.name: s.update(f"{n}: {t}"),
+                )
+            except (ValueError, OSError) as error:
+                if config.tasks:
+                    raise  # it was asked for by name
+                _common.console.print(f"{task.name} skipped: {error}", highlight=False)
+                continue
+        results[task.name] = result | {
+            "quick": config.quick,
+            "seconds": round(time.monotonic() - begin),
+            "provenance": provenance,
+        }
+        _common.write_json(out, {"benchmark": name, "tasks": results})
+        _report_failures(task.name, result)
+    _show(results)
+    _common.console.print(f"wrote {out}")
+    return results
+
+
+def _show(results: dict[str, Any]) -> None:
+    is_terminal = _common.console.is_terminal
+    # Not wrapped at the 80 columns that a file or a pipe is taken for.
+    console = _common.console if is_terminal else rich.console.Console(width=150)
+    console.print(table.terminal(results))
+
+
+def _chosen(config: Config, tasks: dict[str, Task]) -> list[Task]:
+    for given, known, what in (
+        (config.tasks, tasks, "task"),
+        (config.peers, peers.NEEDS, "peer"),
+    ):
+        for name in given:
+            if name not in known:
+                raise ValueError(
+                    f"there is no {what} {name!r}: take some of {', '.join(known)}"
+                )
+    if config.rounds < 1:
+        raise ValueError(f"--rounds {config.rounds}: at least 1 is needed")
+    return [tasks[name] for name in config.tasks or tasks]
+
+
+def _options(config: Config) -> Options:
+    data_dir = config.data_dir
+    if data_dir is None and "TFDS_DATA_DIR" in os.environ:
+        data_dir = pathlib.Path(os.environ["TFDS_DATA_DIR"])
+    return Options(config.quick, data_dir, config.checkpoints, config.weights)
+
+
+def _available(config: Config) -> list[str]:
+    """Return the peers that are installed, and say how to install the others."""
+    available = []
+    for peer in config.peers:
+        missing = peers.missing(peer)
+        if missing:
+            _common.console.print(
+                f"{peer} skipped: {', '.join(missing)} not installed; "
+                f"{peers.HOW_TO_INSTALL}",
+                highlight=False,
+                markup=False,
+            )
+        else:
+            available.append(peer)
+    return available
+
+
+def _saved(out: pathlib.Path) -> dict[str, Any]:
+    return json.loads(out.read_text())["tasks"] if out.is_file() else {}
+
+
+def _provenance() -> dict[str, Any]:
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+    return _common.provenance() | {"versions": versions, "load_before": load}
+
+
+def _report_failures(name: str, result: dict[str, Any]) -> None:
+    for side, measured in result["sides"].items():
+        if "failed" in measured:
+            _common.console.print(
+                f"{name}: {side} failed: {measured['failed']}",
+                highlight=False,
+                markup=False,
+            )
+
+
+if __name__ == "__main__":
+    with _common.friendly_errors():
+        main(tyro.cli(Config, description=__doc__))
