@@ -37,7 +37,7 @@ def _prepare(num_steps: int, batch_size: int, num_batches: int, dtype: str):
     def prepare(options: Options) -> Problem:
         from benchmarks import weights
 
-        settings = _SETTINGS | {
+        settings: dict[str, Any] = _SETTINGS | {
             "num_steps": num_steps,
             "batch_size": batch_size,
             "num_batches": num_batches,

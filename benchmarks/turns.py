@@ -105,7 +105,7 @@ def measure(
                 if side in failed:
                     del workers[side]
     done = {side: summary(runs[side]) for side in sides if side not in failed}
-    result = {
+    result: dict[str, Any] = {
         "title": task.title,
         "settings": problem.settings,
         "rounds": rounds,

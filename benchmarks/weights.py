@@ -21,7 +21,8 @@ def pack(model: nnx.Module, spec: dict[str, Any], x: np.ndarray) -> Problem:
     """
     named = _named(model).items()
     arrays = {f"{WEIGHTS}{name}": np.asarray(array) for name, array in named}
-    arrays |= {"probe": x, "probe_logits": np.asarray(jr.models.logits_fn(model)(x))}
+    logits = jax.jit(lambda f, x: f(x))(jr.models.logits_fn(model), x)
+    arrays |= {"probe": x, "probe_logits": np.asarray(logits)}
     return Problem({"model": spec}, arrays)
 
 

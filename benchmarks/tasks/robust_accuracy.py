@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.task import OURS, Options, Outcome, Problem, Side, Target, Task
-from benchmarks.task import agrees as figures_agree
-from benchmarks.task import at_least
+from benchmarks.task import (
+    OURS,
+    Options,
+    Outcome,
+    Problem,
+    Side,
+    Target,
+    Task,
+    agrees,
+    at_least,
+)
 
 ACCURACY = "robust accuracy, %"
 CLEAN = "clean accuracy, %"
@@ -111,6 +119,7 @@ def _public(spec: dict[str, Any], path: pathlib.Path) -> Any:
 
 def _jaxrobust(problem: Problem) -> Side:
     import jax
+    import jax.numpy as jnp
 
     import jaxrobust as jr
     from benchmarks import weights
@@ -120,7 +129,7 @@ def _jaxrobust(problem: Problem) -> Side:
     attack = jr.Restarts(pgd, settings["num_restarts"])
     logits_fn = jr.models.logits_fn(weights.unpack(problem))
     options = dict(attack=attack, threat=jr.Linf(settings["eps"]))
-    x, y = problem.arrays["x"], problem.arrays["y"]
+    x, y = (jnp.asarray(problem.arrays[name]) for name in ("x", "y"))
 
     def describe(report: jr.Report) -> Outcome:
         cost = report.cost or {}
@@ -180,7 +189,7 @@ def _task(name: str, title: str, training: str, target: Target) -> Task:
         f"robust accuracy, {title}, PGD-40 x 10, 1,000 images",
         _prepare(training),
         {OURS: _jaxrobust, "torchattacks": _torchattacks},
-        (target, figures_agree(ACCURACY, 0.2)),
+        (target, agrees(ACCURACY, 0.2)),
         max_rounds=3,
     )
 

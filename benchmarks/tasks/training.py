@@ -30,7 +30,7 @@ def _prepare(attack: dict[str, Any]) -> Callable[[Options], Problem]:
         import jaxrobust as jr
         from benchmarks import weights
 
-        settings = _TRAINING | attack
+        settings: dict[str, Any] = _TRAINING | attack
         if options.quick:
             settings |= {"batch_size": 4, "timed_steps": 2}
         num = settings["batch_size"] * settings["timed_steps"]
@@ -57,7 +57,7 @@ def _prepare(attack: dict[str, Any]) -> Callable[[Options], Problem]:
 
 
 def _outcome(
-    problem: Problem, gradients: int, forwards: int, loss: float, **times: float
+    problem: Problem, gradients: int, forwards: int, loss: float, **times: Any
 ) -> Outcome:
     """Return the outcome of an epoch; `gradients` and `forwards` are for an example."""
     settings = problem.settings
