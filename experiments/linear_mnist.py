@@ -17,6 +17,7 @@ import dataclasses
 import pathlib
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -136,7 +137,7 @@ def main(config: Config) -> dict:
         "experiment": "linear_mnist",
         "lecture": LECTURE,
         "runs": runs,
-        "growth": _growth(config, (x, y), (x_test, y_test), threat),
+        "growth": measure_growth(config, (x, y), (x_test, y_test), threat),
         "num_train": len(x),
         "num_test": len(x_test),
         "config": _common.config_of(config),
@@ -145,7 +146,7 @@ def main(config: Config) -> dict:
     }
     _common.write_json(config.out / "linear_mnist.json", result)
     _print(result)
-    _draw_growth(result, config.out / "growth.png")
+    _save_growth(result, config.out / "growth.png")
     return result
 
 
@@ -156,7 +157,9 @@ def _zeros_and_ones(data, split: str) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(images), jnp.asarray(labels[chosen])
 
 
-def _growth(config: Config, train_set, test_set, threat) -> list[dict[str, float]]:
+def measure_growth(
+    config: Config, train_set, test_set, threat
+) -> list[dict[str, float]]:
     """Train at several resolutions: the same pictures, more pixels."""
     side = train_set[0].shape[1]
     rows = []
@@ -218,37 +221,39 @@ def _print(result: dict) -> None:
     )
 
 
-def _draw_growth(result: dict, path: pathlib.Path) -> None:
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+def draw_growth(growth: list[dict[str, float]], ax: Any = None) -> Any:
+    """Draw what `measure_growth` has found; returns the axes."""
+    from jaxrobust.plotting import COLORS
+    from jaxrobust.plotting.style import one_axes
 
-    growth = result["growth"]
+    ax = one_axes(ax, size=(5.5, 3.8))
     dimension = np.array([row["dimension"] for row in growth])
-    figure, axes = plt.subplots(figsize=(5.5, 3.8), layout="constrained")
     lines = (
-        ("shift", r"worst case, $\epsilon\,\|w\|_1$", "o-", "#D55E00"),
-        ("margin", r"to overcome, mean $|w^\top x + b|$", "s--", "#0072B2"),
-        ("random_shift", r"random signs, $\epsilon\,\|w\|_2$", "^:", "#009E73"),
+        ("shift", r"worst case, $\epsilon\,\|w\|_1$", "o-", "vermillion"),
+        ("margin", r"to overcome, mean $|w^\top x + b|$", "s--", "blue"),
+        ("random_shift", r"random signs, $\epsilon\,\|w\|_2$", "^:", "green"),
     )
     for name, label, style, color in lines:
-        axes.plot(
-            dimension, [row[name] for row in growth], style, color=color, label=label
-        )
-    axes.set_xscale("log", base=2)
-    axes.set_xticks(dimension, [f"{round(d**0.5)}x{round(d**0.5)}" for d in dimension])
-    axes.minorticks_off()
-    axes.set_xlabel("input pixels")
-    axes.set_ylabel(r"change of $w^\top x$ (logit units)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(
+        values = [row[name] for row in growth]
+        ax.plot(dimension, values, style, color=COLORS[color], label=label)
+    ax.set_xscale("log", base=2)
+    ax.set_xticks(dimension, [f"{round(d**0.5)}x{round(d**0.5)}" for d in dimension])
+    ax.minorticks_off()
+    ax.set_xlabel("input pixels")
+    ax.set_ylabel(r"change of $w^\top x$ (logit units)")
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
+    ax.legend(frameon=False, loc="upper left")
+    return ax
+
+
+def _save_growth(result: dict, path: pathlib.Path) -> None:
+    matplotlib.use("Agg")
+    ax = draw_growth(result["growth"])
+    ax.set_title(
         f"{result['config']['dataset']} 0 against 1, linear, "
-        rf"$\epsilon$ = {result['config']['eps']}",
-        fontsize=11,
+        rf"$\epsilon$ = {result['config']['eps']}"
     )
-    axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
+    ax.figure.savefig(path, dpi=150)
     _common.console.print(f"wrote {path}")
 
 

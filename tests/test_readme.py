@@ -55,7 +55,7 @@ def test_links_and_pictures_exist():
     assert [link for link in relative if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize("name", ["install and run", "test"])
+@pytest.mark.parametrize("name", ["install and run", "test", "notebooks"])
 def test_ci_finds_the_commands(name):
-    """`.ci/run` takes the two commands from the README by their comments."""
+    """`.ci/run` takes the commands from the README by their comments."""
     assert len(re.findall(rf"^    .+  # {name}$", README, re.MULTILINE)) == 1

@@ -63,7 +63,7 @@ def robustness_curve(
     ax.set_ylabel("accuracy (%)")
     ax.set_ylim(-2, 102)
     if label is not None:
-        ax.legend()
+        ax.legend(frameon=False)
     return ax
 
 

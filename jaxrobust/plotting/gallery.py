@@ -91,7 +91,7 @@ def _draw(column: np.ndarray, clean: np.ndarray, x_adv: np.ndarray) -> None:
     if has_colors:
         _image(column[1], 0.5 + shown / 2)
     else:
-        column[1].imshow(shown[..., 0], cmap="RdBu_r", vmin=-1, vmax=1)
+        column[1].imshow(shown[..., 0], cmap="RdBu_r", vmin=-1.2, vmax=1.2)
         _bare(column[1])
     column[1].set_title(f"max {scale:.2g}", fontsize=9)
 

@@ -61,6 +61,10 @@ def new_axes(
     """Return the axes `[num_rows, num_columns]` of a new figure; `size` in inches."""
     with plt.rc_context(STYLE):
         _, axes = plt.subplots(num_rows, num_columns, figsize=size, squeeze=False)
+        is_interactive = plt.isinteractive()
+    # The first figure starts a notebook's backend, which turns the interactive mode on; the
+    # context would turn it off again, and with it the display of every later figure.
+    plt.interactive(is_interactive)
     return axes
 
 

@@ -129,8 +129,9 @@ def loss_surface(
     grid = (num, num)
     filled = ax.contourf(at, at, loss(logits, labels).reshape(grid), 20, cmap="cividis")
     cast(Any, ax.figure).colorbar(filled, ax=ax).set_label("loss (nats)")
-    is_broken = losses.is_success(loss, logits, labels).reshape(grid)
-    ax.contour(at, at, is_broken, [0.5], colors="black", linewidths=1.5)
+    if jnp.ndim(y) == 0:  # a label: its region ends where the margin is 0
+        margin = losses.margin(logits, labels).reshape(grid)
+        ax.contour(at, at, margin, [0.0], colors="black", linewidths=1.5)
     if threat is not None:
         distance = threat.distance(points, jnp.broadcast_to(x, points.shape))
         edge = distance.reshape(grid) / jnp.asarray(threat.eps)

@@ -69,5 +69,5 @@ def training_curves(
         ax.set_xlabel("epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
         if ax.lines:
-            ax.legend()
+            ax.legend(frameon=False)
     return axes
