@@ -184,7 +184,9 @@ fig, ax = plt.subplots(figsize=(5.4, 3.4))
 ax.plot(grid, cubic(grid), color="0.5")
 for start, color in ((2.3, "blue"), (-1.6, "green"), (-1.75, "vermillion")):
     path = np.asarray(descend(cubic, start, optax.sgd(0.04), 25), float)
-    path = path[np.maximum.accumulate(np.abs(path)) < 10]  # a diverging one leaves the picture
+    path = path[
+        np.maximum.accumulate(np.abs(path)) < 10
+    ]  # a diverging one leaves the picture
     ax.plot(
         path,
         cubic(path),
