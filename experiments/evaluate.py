@@ -99,10 +99,12 @@ def run(config: Any, logits_fn: Any, data: Any, name: str) -> jr.Report:
     record = report.robustbench(name, dataset=data.name)
     _common.write_json(config.out / "robustbench.json", record)
     result = {
-        "provenance": provenance,
+        "experiment": "evaluate",
+        "name": name,
         "config": _common.config_of(config),
-        "seconds": seconds,
         "report": report.summary(),
+        "seconds": seconds,
+        **provenance,
     }
     _common.write_json(config.out / "evaluate.json", result)
     print(f"wrote report.json, report.npz, robustbench.json to {config.out}")

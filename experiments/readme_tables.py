@@ -12,6 +12,8 @@ import statistics
 import sys
 from typing import Any
 
+from jaxrobust.attacks import table as attack_table
+
 _ROOT = pathlib.Path(__file__).parent.parent
 _RESULTS = _ROOT / "experiments" / "results"
 
@@ -29,7 +31,10 @@ def update(text: str) -> str:
         return f"{match[1]}\n{render(match[2])}\n{match[3]}"
 
     marked = r"(<!-- result: (\w+) -->)\n.*?\n?(<!-- end -->)"
-    return re.sub(marked, table, text, flags=re.DOTALL)
+    text = re.sub(marked, table, text, flags=re.DOTALL)
+    attacks = r"(<!-- attacks -->)\n.*?\n?(<!-- end -->)"
+    replacement = rf"\1\n{attack_table.markdown()}\n\2"
+    return re.sub(attacks, replacement, text, flags=re.DOTALL)
 
 
 def _source(name: str, result: dict[str, Any]) -> str:
@@ -111,7 +116,34 @@ def _linear_mnist(result: dict[str, Any]) -> str:
     return _errors(result, {"clean": "clean", "exact": "exact attack"}, "tutorial")
 
 
+def _evaluate(result: dict[str, Any]) -> str:
+    report = result["report"]
+
+    def percent(kind: str) -> str:
+        low, high = (100 * bound for bound in report[f"{kind}_interval"])
+        return f"{100 * report[f'{kind}_accuracy']:.2f} [{low:.2f}, {high:.2f}]"
+
+    cost = report["cost"]
+    lines = [
+        f"{result['name']}, {report['settings']['threat']}, "
+        f"{report['num_examples']:,} test images, 95% Wilson intervals.",
+        "",
+        "| accuracy in % | |",
+        "|---|---|",
+        f"| clean | {percent('clean')} |",
+        *(
+            f"| after {row['attack']} | {100 * row['robust_accuracy_after']:.2f} |"
+            for row in report["credit"]
+        ),
+        f"| robust | {percent('robust')} |",
+        "",
+        f"{cost['gradients']:,} gradient evaluations and {cost['forwards']:,} forwards.",
+    ]
+    return "\n".join(lines)
+
+
 _TABLES = {
+    "evaluate": _evaluate,
     "robustness_table": _robustness_table,
     "mnist_fgsm": _mnist_fgsm,
     "linear_mnist": _linear_mnist,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import losses
-from jaxrobust.evaluation._placing import Placing
+from jaxrobust._placing import Placing
 from jaxrobust.evaluation._slots import Problem
 from jaxrobust.types import Array, LogitsFn, Threat
 

@@ -20,8 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import _batch
+from jaxrobust._placing import Placing
 from jaxrobust.attacks import items
-from jaxrobust.evaluation._placing import Placing
+from jaxrobust.convolution import fast_convolutions
 
 EMPTY = -1  # in `rows`: nobody sits in this slot
 
@@ -293,6 +294,7 @@ def _steps_per_round(attack: Any) -> int:
 @functools.partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
 def _advance(attack, logits_fn, threat, state, *, num_steps: int):
     """Take steps; a slot whose item is over stands still."""
+    logits_fn = fast_convolutions(logits_fn)
 
     def step(state, _):
         moved = attack.step(logits_fn, state, threat=threat)

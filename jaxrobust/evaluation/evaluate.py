@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
 from jaxrobust import _batch, _checks
+from jaxrobust._placing import Placing
 from jaxrobust.attacks._call import as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
 from jaxrobust.evaluation._papers import papers
-from jaxrobust.evaluation._placing import Placing
 from jaxrobust.evaluation._saved import StateFile, fingerprint
 from jaxrobust.evaluation.report import Report
 from jaxrobust.types import Array, Attack, LogitsFn, Threat

@@ -93,3 +93,17 @@ def check_steps(done: int, num_steps: int) -> None:
             f"the run in `out` has done {done} steps, more than the {num_steps} of "
             "num_epochs. Give at least as many epochs, another out, or resume=False."
         )
+
+
+def check_mesh(mesh: Any, batch_size: int, out: Any) -> None:
+    """Raise where a batch cannot be spread, or files would be written twice."""
+    if mesh is not None and batch_size % mesh.size:
+        raise ValueError(
+            f"batch_size={batch_size} cannot be spread over {mesh.size} devices: choose "
+            "a multiple of their number."
+        )
+    if out is not None and jax.process_count() > 1:
+        raise ValueError(
+            "fit(out=...) writes checkpoints on one process only: on several, pass "
+            "out=None and save `result.best` with save_checkpoint on process 0."
+        )

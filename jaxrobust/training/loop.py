@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxrobust._placing import Placing
 from jaxrobust.training import _checks
 from jaxrobust.training.metrics import ProgressBar
 from jaxrobust.training.run import Run, RunDirectory
@@ -64,6 +65,7 @@ def fit(
     scale: float | None = None,
     attacked_mode: str = "eval",
     ema_decay: float | None = None,
+    mesh: jax.sharding.Mesh | None = None,
     out: str | os.PathLike | None = None,
     metadata: Mapping[str, Any] | None = None,
     checkpoint_every: int | None = None,
@@ -108,6 +110,9 @@ def fit(
           or "train" (batch statistics, which the attack does not write back).
       ema_decay: decay of a moving average of the weights and batch statistics,
           in (0, 1); where given, the average is validated, saved and returned.
+      mesh: devices over which each batch is spread, all axes together; parameters
+          are copied to all of them, unless they are on the mesh already. The result is that
+          of one device up to rounding.
       out: output directory.
       metadata: JSON values for the checkpoints; see `save_checkpoint`. A run is
           resumed with the same metadata only.
@@ -161,10 +166,19 @@ def fit(
         **options,
     )
     directory = RunDirectory(out, settings, metadata or {}) if out else None
-    order_key, step_key, scoring_key = jax.random.split(key, 3)
+    placing = Placing(mesh)
+    _checks.check_mesh(mesh, batch_size, out)
+    order_key, step_key, scoring_key = placing.replicate(
+        tuple(jax.random.split(key, 3))
+    )
     views, weights = split_model(model)
-    train_step = make_train_step(views, objective, optimizer, **options)
+    train_step = make_train_step(
+        views, objective, optimizer, placing=placing, **options
+    )
     run = _start(weights, optimizer, ema_decay, directory, resume)
+    run.state, run.best, x, y, validation = placing.replicate(
+        (run.state, run.best, x, y, validation)
+    )
     loop = _Loop(
         train_step=lambda state, order: train_step(state, x, y, order, step_key),
         validate=make_validate(

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jax.tree_util import Partial
 
+from jaxrobust._placing import Placing
 from jaxrobust.convolution import fast_convolutions
 from jaxrobust.types import Attack, LogitsFn, Objective, Threat
 
@@ -120,6 +121,7 @@ def make_train_step(
     augment: Callable[..., jax.Array] | None,
     attacked_mode: str,
     ema_decay: float | None,
+    placing: Placing,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """Return the jitted step (state, x, y, order, key) -> (state, metrics)."""
     attacked_view = views.train if attacked_mode == "train" else views.eval
@@ -131,7 +133,7 @@ def make_train_step(
         )
         start = state.step % (len(order) // batch_size) * batch_size
         index = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-        x, y = x[index], y[index]
+        x, y = placing.constrain((x[index], y[index]))
         if augment is not None:
             x = augment(augment_key, x)
         x = to_unit(x, scale)

@@ -33,20 +33,20 @@ class Placing:
             return jax.tree.map(jnp.asarray, batch)
         sharding = self._sharding(self.mesh.axis_names)
 
-        def place(leaf: Any) -> jax.Array:
-            if not _batch.is_keys(leaf):
-                return jax.device_put(np.asarray(leaf), sharding)
-            # Devices of other processes take host arrays only.
-            data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
-            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
-
-        return jax.tree.map(place, batch)
+        return jax.tree.map(lambda leaf: self._put(leaf, sharding), batch)
 
     def take(self, batch: Any, rows: np.ndarray) -> Any:
         """Return the chosen rows of a batch on the devices, spread again."""
         sharding = None if self.mesh is None else self._sharding(self.mesh.axis_names)
         choose = jax.jit(_take, out_shardings=sharding)
         return choose(batch, rows)
+
+    def constrain(self, batch: Any) -> Any:
+        """Keep a batch spread inside compiled code."""
+        if self.mesh is None:
+            return batch
+        sharding = self._sharding(self.mesh.axis_names)
+        return jax.lax.with_sharding_constraint(batch, sharding)
 
     def replicate(self, tree: Any) -> Any:
         """Copy what every device needs; what is on the mesh already stays where it is."""
@@ -70,6 +70,13 @@ class Placing:
         if self.mesh is not None and jax.process_count() > 1:
             tree = jax.jit(lambda t: t, out_shardings=self._sharding())(tree)
         return jax.device_get(tree)
+
+    def _put(self, leaf: Any, sharding: NamedSharding) -> jax.Array:
+        """Place one array; devices of other processes take host arrays only."""
+        if not _batch.is_keys(leaf):
+            return jax.device_put(np.asarray(leaf), sharding)
+        data = jax.device_put(np.asarray(jax.random.key_data(leaf)), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
 
     def _sharding(self, axes: Any = None) -> NamedSharding:
         assert self.mesh is not None
