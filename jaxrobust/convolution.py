@@ -22,6 +22,9 @@ from jaxrobust import _conv_primitive, _pool_primitive
 # exchange, and their values gain nothing from it.
 _TRANSPARENT = {"jit", "closed_call", "scan", "while", "cond", "remat2", "checkpoint"}
 
+# The name of the scope whose convolutions stay as they are.
+_PLAIN = "plain_convolutions"
+
 
 def fast_convolutions(fn: Callable) -> Callable:
     """Make the gradients of all convolutions and max-poolings in `fn` fast on the CPU.
@@ -63,7 +66,8 @@ def plain_convolutions(fn: Callable) -> Callable:
     """Mark a function so that its convolutions stay those of XLA.
 
     Args:
-      fn: Any function, such as the `logits_fn` that is given to an attack.
+      fn: Any function, such as the `logits_fn` that is given to an attack, or a part of
+        one.
 
     Returns:
       The same function, which `fast_convolutions` does not touch.
@@ -78,7 +82,9 @@ def plain_convolutions(fn: Callable) -> Callable:
 
 
 def _plain(fn, *args, **kwargs):
-    return fn(*args, **kwargs)
+    # Part of the program, so that it is seen through any wrapper.
+    with jax.named_scope(_PLAIN):
+        return fn(*args, **kwargs)
 
 
 def _fast(fn, *args, **kwargs):
@@ -127,6 +133,8 @@ def _exchange(jaxpr: Any) -> Any:
         return jaxpr.replace(eqns=eqns) if is_changed(eqns, jaxpr.eqns) else jaxpr
 
     def equation(eqn):
+        if _PLAIN in str(eqn.source_info.name_stack):
+            return eqn
         types = [v.aval for v in eqn.invars]
         if eqn.primitive is lax.conv_general_dilated_p:
             if _conv_primitive.is_eligible(types, eqn.params):

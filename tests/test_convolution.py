@@ -334,6 +334,23 @@ def test_a_pytree_stays_a_pytree():
         assert jr.fast_convolutions(marked) is marked
 
 
+def test_a_plain_part_stays_plain():
+    part = jr.plain_convolutions(jax.jit(conv))
+    both = jr.fast_convolutions(lambda x: conv(part(jnp.sin(part(x)))))
+    assert count(both, X) == (1, 1), "the part is one jitted function, called twice"
+    mapped = jr.fast_convolutions(jax.vmap(jr.plain_convolutions(conv)))
+    assert count(mapped, X[None]) == (0, 1)
+
+
+def test_a_plain_closure_stays_plain_in_a_compiled_attack():
+    """A call outside of a transformation wraps the closure once more."""
+    from jaxrobust.attacks import _call
+
+    closure = jr.plain_convolutions(lambda x: conv(x))
+    wrapped = jr.fast_convolutions(_call.as_pytree(closure, X))
+    assert count(wrapped, X) == (0, 1)
+
+
 def test_a_changed_closure_is_seen():
     captured = {"w": W}
     fast = jr.fast_convolutions(lambda x: conv(x, captured["w"]))

@@ -6,7 +6,6 @@ from jaxrobust.models.convnet import SmallConvNet as SmallConvNet
 from jaxrobust.models.convnet import TutorialConvNet as TutorialConvNet
 from jaxrobust.models.layers import CIFAR10 as CIFAR10
 from jaxrobust.models.layers import Normalization as Normalization
-from jaxrobust.models.layers import max_pool_2x2 as max_pool_2x2
 from jaxrobust.models.linear import Linear as Linear
 from jaxrobust.models.mlp import MLP as MLP
 from jaxrobust.models.preact_resnet import PreActResNet18 as PreActResNet18

@@ -10,7 +10,6 @@ from jaxrobust.models.layers import (
     Normalization,
     conv,
     dense,
-    max_pool_2x2,
     normalize,
 )
 
@@ -105,7 +104,8 @@ class MadryConvNet(nnx.Module):
         """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
         x = normalize(self.normalization, x)
         for layer in (self.conv1, self.conv2):
-            x = max_pool_2x2(jax.nn.relu(layer(x)))
+            x = jax.nn.relu(layer(x))
+            x = nnx.max_pool(x, (2, 2), (2, 2), padding="SAME")
         return self.output(jax.nn.relu(self.dense(x.reshape(len(x), -1))))
 
 

@@ -1,4 +1,4 @@
-"""The pieces that the networks share: convolution, dense layer, pooling, normalisation.
+"""The pieces that the networks share: convolution, dense layer, normalisation.
 
 Weights start as in PyTorch, uniform in +-1/sqrt(fan_in), because the published
 recipes for robust training were tuned from there; Flax's own default (LeCun normal)
@@ -113,31 +113,6 @@ def dense(
         **options,
     }
     return nnx.Linear(in_features, out_features, rngs=rngs, **options)
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Maximum over 2x2 windows with stride 2, as TensorFlow's "SAME" max-pool.
-
-    A reshape and a maximum: `nnx.max_pool`'s gradient scatters one window after the
-    other on the CPU. Where several pixels of a window attain the maximum its gradient
-    is split evenly between them (`nnx.max_pool` gives it to the first).
-
-    Args:
-        x: images [B, H, W, C]; an odd height or width is padded with -inf.
-
-    Returns:
-        [B, ceil(H / 2), ceil(W / 2), C].
-
-    Example:
-        >>> max_pool_2x2(jnp.arange(16.0).reshape(1, 4, 4, 1)).squeeze().tolist()
-        [[5.0, 7.0], [13.0, 15.0]]
-    """
-    batch, height, width, channels = x.shape
-    if height % 2 or width % 2:
-        odd = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
-        x = jnp.pad(x, odd, constant_values=-jnp.inf)
-    rows, columns = x.shape[1] // 2, x.shape[2] // 2
-    return x.reshape(batch, rows, 2, columns, 2, channels).max((2, 4))
 
 
 @dataclasses.dataclass(frozen=True)

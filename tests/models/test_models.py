@@ -165,23 +165,6 @@ def test_residual_networks_know_the_statistics_of_cifar():
         assert nnx.eval_shape(lambda name=name: tiny(name)).normalization is None
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (5, 7), (1, 2)])
-def test_max_pool(shape):
-    x = jax.random.normal(jax.random.key(0), (2, *shape, 3))
-    expected, vjp = jax.vjp(
-        lambda x: nnx.max_pool(x, (2, 2), (2, 2), padding="SAME"), x
-    )
-    got, our_vjp = jax.vjp(models.max_pool_2x2, x)
-    assert (got == expected).all()
-    # Random pixels have no ties, where the two gradients may differ.
-    assert (our_vjp(jnp.cos(got))[0] == vjp(jnp.cos(got))[0]).all()
-
-
-def test_max_pool_splits_the_gradient_of_ties():
-    dx = jax.grad(lambda x: models.max_pool_2x2(x).sum())(jnp.ones((1, 2, 2, 1)))
-    assert (dx == 0.25).all()
-
-
 def test_small_convnet_takes_pytorch_weights():
     """The layout that its docstring describes gives PyTorch's network."""
     rng = np.random.default_rng(0)
