@@ -35,7 +35,7 @@ from jaxrobust.attacks import (
     square,
 )
 from jaxrobust.convolution import fast_convolutions, plain_convolutions
-from jaxrobust.evaluation import Report, evaluate
+from jaxrobust.evaluation import Diagnosis, Report, diagnose, evaluate
 from jaxrobust.threats import L1, L2, Linf
 
 try:
@@ -54,6 +54,7 @@ __all__ = [
     "PGD",
     "SPSA",
     "AutoAttack",
+    "Diagnosis",
     "Linf",
     "Report",
     "Restarts",
@@ -65,6 +66,7 @@ __all__ = [
     "bpda",
     "certify",
     "data",
+    "diagnose",
     "eot",
     "evaluate",
     "evaluation",

@@ -1,0 +1,186 @@
+"""What the program of a model says: where between input and logits the gradient ends.
+
+JAX shows the program (the jaxpr), so it can be read instead of guessed. `find_losses`
+follows two properties of every intermediate value: whether the input's gradient reaches it,
+and which operations have cut it off on the way of a value that is used.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+
+# Floating-point results whose derivative is zero, by definition or almost everywhere.
+_FLAT = {"round", "floor", "ceil", "sign", "stop_gradient"}
+_FLAT |= {"bitcast_convert_type", "pure_callback", "io_callback"}
+_COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to"}
+# The index operands of these choose among values; the choice is constant locally.
+_INDEXED = {"gather": (1,), "scatter": (1,), "scatter-add": (1,)}
+_KEYS = {"random_seed", "random_wrap", "random_unwrap", "random_fold_in"}
+_KEYS |= {"random_bits", "random_split", "threefry2x32", "rng_bit_generator"}
+_MAX = {"max", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "select_n"}
+_MAX |= {"convert_element_type", "copy"}
+
+
+class Reach(NamedTuple):
+    """How the input reaches a value."""
+
+    is_live: bool = False  # the gradient reaches it
+    lost: frozenset[str] = frozenset()  # operations that cut a path to it
+    is_max: bool = False  # the maximum that log-sum-exp subtracts and adds again
+    custom: frozenset[str] = frozenset()  # functions with a derivative of their own
+
+
+def find_losses(logits_fn, x: jax.Array) -> Reach:
+    """Return how the input reaches the logits.
+
+    Args:
+      logits_fn: The model.
+      x: Inputs, of which only shape and type count.
+
+    Returns:
+      A `Reach`: live if any gradient arrives; `lost` names the operations that have cut
+      other ways.
+    """
+    jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(
+        jax.ShapeDtypeStruct(x.shape, x.dtype)
+    )
+    return _join(_walk(jaxpr.jaxpr, [Reach(is_live=True)]))
+
+
+def _join(reaches) -> Reach:
+    reaches = [r for r in reaches if r != Reach()]
+    return Reach(
+        any(r.is_live for r in reaches),
+        frozenset().union(*(r.lost for r in reaches)),
+        bool(reaches) and all(r.is_max for r in reaches),
+        frozenset().union(*(r.custom for r in reaches)),
+    )
+
+
+def _walk(jaxpr: Any, inputs: list[Reach]) -> list[Reach]:
+    known = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def read(atom: Any) -> Reach:
+        is_literal = isinstance(atom, jax.extend.core.Literal)
+        return Reach() if is_literal else known.get(atom, Reach())
+
+    for eqn in jaxpr.eqns:
+        outputs = _apply(eqn, [read(atom) for atom in eqn.invars])
+        known.update(zip(eqn.outvars, outputs, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _apply(eqn: Any, inputs: list[Reach]) -> list[Reach]:
+    """Return how the input reaches the results of one operation."""
+    name, params = eqn.primitive.name, eqn.params
+    count = len(eqn.outvars)
+    if name in _KEYS or all(r == Reach() for r in inputs):
+        return [Reach()] * count  # randomness is measured, not read
+    if name.startswith("custom_"):
+        joined = _join(inputs)
+        custom = joined.custom | {_name(params, name)}
+        return [joined._replace(custom=custom, is_max=False)] * count
+    if name == "scan":
+        carried = slice(
+            params["num_consts"], params["num_consts"] + params["num_carry"]
+        )
+        return _repeat(params["jaxpr"].jaxpr, inputs, carried)[:count]
+    if name == "while":
+        skipped = params["cond_nconsts"]
+        carried = slice(params["body_nconsts"], None)
+        return _repeat(params["body_jaxpr"].jaxpr, inputs[skipped:], carried)
+    if name == "cond":
+        branches = [_walk(b.jaxpr, inputs[1:]) for b in params["branches"]]
+        return [_join(results) for results in zip(*branches, strict=True)]
+    inner = params.get("jaxpr", params.get("call_jaxpr"))
+    if inner is not None:
+        return _walk(getattr(inner, "jaxpr", inner), inputs)
+    return [_result(name, inputs, v.aval.dtype) for v in eqn.outvars]
+
+
+def _name(params: Any, default: str) -> str:
+    """Return the name of the function that has a derivative of its own."""
+    inner = getattr(params.get("call_jaxpr"), "jaxpr", None)
+    info = getattr(inner, "debug_info", None)
+    return str(getattr(info, "func_name", default))
+
+
+def _repeat(body: Any, inputs: list[Reach], carried: slice) -> list[Reach]:
+    """Walk a loop's body until what is carried no longer changes."""
+    while True:
+        outputs = _walk(body, inputs)
+        before = inputs[carried]
+        after = [_join(p) for p in zip(before, outputs[: len(before)], strict=True)]
+        if after == before:
+            return [*after, *outputs[len(before) :]]
+        inputs = [*inputs]
+        inputs[carried] = after
+
+
+def _result(name: str, inputs: list[Reach], dtype: Any) -> Reach:
+    """Return how the input reaches one result of a primitive operation."""
+    if name == "select_n":
+        chosen = _join(inputs[1:])
+        # A choice between constants is a step function; between live values it is not.
+        return chosen if chosen.is_live else _join(inputs)
+    if name == "dynamic_slice":
+        inputs = inputs[:1] if inputs[0].is_live else inputs
+    elif name in _INDEXED:
+        chosen = [r for k, r in enumerate(inputs) if k not in _INDEXED[name]]
+        inputs = chosen if _join(chosen).is_live else inputs
+    joined = _join(inputs)
+    is_float = jnp.issubdtype(dtype, jnp.inexact)
+    if name == "stop_gradient" and joined.is_max:
+        return Reach()
+    if joined.is_live and (name in _FLAT or not is_float):
+        label = "comparison" if name in _COMPARISONS else name
+        label = "conversion to integer" if name == "convert_element_type" else label
+        lost = joined.lost | {label}
+        return Reach(lost=lost, is_max=False, custom=joined.custom)
+    is_max = name == "reduce_max" or (joined.is_max and name in _MAX)
+    return joined._replace(is_max=is_max)
+
+
+def straight_through(logits_fn, x: jax.Array) -> jax.Array:
+    """Evaluate a model with the gradient let through what is flat: an automatic BPDA.
+
+    Athalye et al. 2018, arXiv:1802.00420, section 4.1, applied to every rounding, sign and
+    stop_gradient of the program; values are unchanged.
+
+    Args:
+      logits_fn: The model.
+      x: Inputs `[B, ...]`.
+
+    Returns:
+      Logits `[B, C]`.
+    """
+    closed = jax.make_jaxpr(lambda x: logits_fn(x))(x)
+    return _evaluate(closed.jaxpr, closed.consts, [x])[0]
+
+
+def _evaluate(jaxpr: Any, consts: Any, inputs: list) -> list:
+    values = dict(
+        zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True)
+    )
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, jax.extend.core.Literal) else values[atom]
+
+    for eqn in jaxpr.eqns:
+        name, arguments = eqn.primitive.name, [read(atom) for atom in eqn.invars]
+        inner = eqn.params.get("jaxpr")
+        if name in {"jit", "pjit"}:
+            results = _evaluate(inner.jaxpr, inner.consts, arguments)
+        else:
+            params = eqn.primitive.get_bind_params(eqn.params)
+            # Until JAX 0.9 or so: a pair of functions and parameters.
+            functions, params = params if isinstance(params, tuple) else ((), params)
+            results = eqn.primitive.bind(*functions, *arguments, **params)
+            results = results if eqn.primitive.multiple_results else [results]
+        if name in {"round", "floor", "ceil", "sign", "stop_gradient"}:
+            (argument,) = arguments
+            results = [results[0] + (argument - jax.lax.stop_gradient(argument))]
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in jaxpr.outvars]
