@@ -144,6 +144,7 @@ def _available(config: Config) -> list[str]:
                 f"{peers.HOW_TO_INSTALL}",
                 highlight=False,
                 markup=False,
+                soft_wrap=True,
             )
         else:
             available.append(peer)

@@ -1,7 +1,7 @@
 """The networks of `jaxrobust.models` in torch, with the same weights and logits.
 
 Written as a user of torch would write them: NCHW inputs, layers of torch.nn. They are
-put into `channels_last`, which was the faster layout on the CPU for each of them.
+put into `channels_last`, which on the CPU was as fast as the default layout or faster.
 """
 
 from typing import Any
