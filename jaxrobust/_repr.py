@@ -31,7 +31,9 @@ def concise(value: Any) -> str:
 
 
 def _is_equal(a: Any, b: Any) -> bool:
-    return isinstance(a, int | float | str | tuple) and type(a) is type(b) and a == b
+    if isinstance(a, tuple) and type(a) is type(b):  # its items may be arrays
+        return len(a) == len(b) and all(map(_is_equal, a, b))
+    return isinstance(a, int | float | str) and type(a) is type(b) and a == b
 
 
 def _text(value: Any) -> str:

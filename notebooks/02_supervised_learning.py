@@ -119,7 +119,7 @@ _ = accuracy.set_ylim(50, 101)
 # with one hidden layer, on 100 examples only, to make both visible.
 
 # %%
-widths = (1, 2, 4, 8, 32, 128)
+widths = (1, 4, 16, 128)
 few = 100
 found = []
 for width in widths:
@@ -150,7 +150,7 @@ axes[0].legend()
 for width, e in zip(widths, found, strict=True):
     print(f"{width:4d} units: training {e['training']:5.1f}%, gap {e['gap']:+5.1f}")
 
-sizes = (50, 100, 200, 400, 800, 1200)
+sizes = (50, 200, 600, 1200)
 by_size = [
     errors(
         fit(
@@ -194,7 +194,7 @@ _ = axes[1].legend()
 threat = jr.Linf(0.15)
 attack = jr.PGD(num_steps=10)
 train_attack = jr.PGD(num_steps=5, rel_step_size=0.4, keep_best=False)
-options = dict(validation_attack=attack, threat=threat, num_epochs=60)
+options = dict(validation_attack=attack, threat=threat, num_epochs=40)
 runs = {
     "standard": fit(create("mlp"), jr.training.standard(), **options),
     "adversarial": fit(

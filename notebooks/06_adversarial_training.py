@@ -171,7 +171,7 @@ def accuracies(logits_fn, key):
     points = {
         "natural": x_test,
         "FGSM": jr.fgsm(logits_fn, x_test, y_test, threat=threat),
-        "PGD": jr.pgd(logits_fn, x_test, y_test, threat=threat, num_steps=20, key=key),
+        "PGD": jr.pgd(logits_fn, x_test, y_test, threat=threat, num_steps=10, key=key),
     }
     return {
         name: jnp.mean(logits_fn(p).argmax(-1) == y_test) for name, p in points.items()
@@ -204,7 +204,10 @@ for name, logits_fn in models.items():
         for row, attack in (("FGSM", jr.FGSM()), ("PGD", strong))
     }
     columns[name] = _table.column(reports[name])
-    _table.print_column(name, columns[name])
+    figures = (
+        f"{row} {100 * c['accuracy']:.1f}%" for row, c in columns[name]["cells"].items()
+    )
+    print(f"{name} training:", ", ".join(figures))
 
 cells = {
     f"{name} training": {
@@ -272,8 +275,9 @@ for name in ("FGSM", "PGD"):
 # even drop to zero within an epoch, which Wong et al. named catastrophic overfitting. Under PGD training
 # the curves stay together.
 #
-# Seen from an image, on the plane of the gradient sign and random signs: the surface
-# of the FGSM-trained network is bent within the ball.
+# One image that the FGSM-trained network defends against FGSM and loses to PGD, on the plane of
+# the two perturbations: $d_1$ is the gradient sign, $d_2$ what PGD has found, both divided by
+# $\epsilon$. The ball is dashed, the black line the boundary of the true class.
 
 # %%
 i = int(
@@ -282,17 +286,17 @@ i = int(
     )[0]
 )
 fig, axes = plt.subplots(1, 3, figsize=(14, 3.8))
-signs = jax.random.rademacher(jax.random.key(3), x_test[i].shape, x.dtype)
 for ax, (name, logits_fn) in zip(axes, models.items(), strict=True):
     gradient = jax.grad(
         lambda v, f=logits_fn: jr.losses.cross_entropy(f(v[None]), y_test[i][None])[0]
     )
     sign = jnp.sign(gradient(x_test[i]))
+    found = (reports[name]["PGD"].x_adv[i] - x_test[i]) / EPS
     jr.plotting.loss_surface(
         logits_fn,
         x_test[i],
         y_test[i],
-        (sign, signs),
+        (sign, found),
         radius=0.35,
         threat=jr.Linf(EPS, bounds=None),
         ax=ax,
