@@ -55,13 +55,12 @@ class Placing:
         devices, sharding = set(self.mesh.devices.flat), self._sharding()
 
         def place(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.Array | np.ndarray):
+                return leaf
             is_placed = (
                 isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
             )
-            is_array = isinstance(leaf, jax.Array | np.ndarray)
-            return (
-                jax.device_put(leaf, sharding) if is_array and not is_placed else leaf
-            )
+            return leaf if is_placed else self._put(leaf, sharding)
 
         return jax.tree.map(place, tree)
 
