@@ -39,7 +39,9 @@ ATTACKS = {
     "targeted": jr.PGD(num_steps=5, loss=jr.losses.targeted(jr.losses.cross_entropy)),
     "fab": jr.FAB(num_steps=5),
     "last": jr.PGD(num_steps=5, keep_best=False),
+    "apgd": jr.APGD(num_steps=5),
     "restarts": jr.Restarts(jr.PGD(num_steps=5), 2),
+    "targets": jr.Targets(jr.APGD(num_steps=5, loss=jr.losses.dlr_targeted)),
     "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=5), step_back)),
     "square": jr.Square(num_queries=8),
     "spsa": jr.SPSA(num_steps=3, num_samples=4),
@@ -58,10 +60,18 @@ THREATS = {
 }
 KEY = jax.random.key(0)
 NORMS = ("linf", "l2", "l1")
-VARIANTS = ("schedule", "margin", "dlr", "targeted", "last")  # differ in small things
+VARIANTS = (
+    "schedule",
+    "margin",
+    "dlr",
+    "targeted",
+    "last",
+    "targets",
+)  # differ in small things
 # Each attack with each norm, the variants with one; the other threats with one attack.
 PAIRS = [(a, t) for a in ATTACKS for t in NORMS if a not in VARIANTS or t == "l2"]
-PAIRS += [(a, t) for a in ("pgd", "square", "spsa") for t in THREATS if t not in NORMS]
+PAIRS += [("pgd", t) for t in THREATS if t not in NORMS]
+PAIRS += [(a, "l2_mask") for a in ("apgd", "square", "spsa")]
 each_pair = pytest.mark.parametrize(
     "attack, threat",
     [(ATTACKS[a], THREATS[t]) for a, t in PAIRS],

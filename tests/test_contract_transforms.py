@@ -1,5 +1,7 @@
 """The laws of the design, continued: transformations, devices, keys, hard models."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,7 @@ ATTACKS = {
     "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=3))),
     "square": jr.Square(num_queries=6),
     "spsa": jr.SPSA(num_steps=2, num_samples=4, chunk_size=2),
+    "apgd": jr.APGD(num_steps=3),
 }
 each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
 # The same arithmetic in another program: XLA may round differently, three smooth steps
@@ -43,8 +46,8 @@ def keys():
 @pytest.mark.parametrize(
     "attack, threat",
     [(ATTACKS["pgd"], threat) for threat in THREATS.values()]
-    + [(ATTACKS[name], THREATS["l2"]) for name in ("adam", "fab", "spsa")]
-    + [(ATTACKS[name], THREATS["l1"]) for name in ("restarts", "square")],
+    + [(ATTACKS[name], THREATS["l2"]) for name in ("adam", "fab", "spsa", "apgd")]
+    + [(ATTACKS[name], THREATS["l1"]) for name in ("restarts", "square", "apgd")],
 )
 def test_jit_shard_map_and_a_sharded_batch_equal_eager(attack, threat):
     """Laws 4 and 5: the number of devices changes nothing, and the result is sharded."""
@@ -117,13 +120,16 @@ def hard_model(number, x):
 
 
 LOSSES = [jr.losses.cross_entropy, jr.losses.margin, jr.losses.dlr]
+PGD_2 = functools.partial(jr.PGD, num_steps=2, momentum=1.0)
+HARD_PAIRS = [(PGD_2, loss) for loss in LOSSES]
+HARD_PAIRS += [(functools.partial(jr.APGD, num_steps=5), jr.losses.dlr)]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("kind, loss", HARD_PAIRS)
 @each_threat
-def test_no_nan_from_hard_models(loss, threat):
+def test_no_nan_from_hard_models(kind, loss, threat):
     """Law 6: zero, tiny, huge and undefined gradients leave a feasible point."""
-    attack = jr.PGD(num_steps=2, momentum=1.0, loss=loss)
+    attack = kind(loss=loss)
     for number, name in enumerate(HARD):
         fn = jax.tree_util.Partial(hard_model, jnp.asarray(number))
         x_adv = attack(fn, X, Y, threat=threat, key=jax.random.key(0))
@@ -147,6 +153,11 @@ def test_bfloat16_inputs(name):
     """Law 6: half precision stays half precision, feasible to one ulp (2^-8)."""
     attack = ATTACKS["adam" if name == "linf" else "pgd"]
     threat = THREATS[name]
+    check_bfloat16(attack, threat)
+    check_bfloat16(ATTACKS["apgd"], threat)
+
+
+def check_bfloat16(attack, threat):
     x = X.astype(jnp.bfloat16)
     x_adv = attack(model, x, Y, threat=threat, key=jax.random.key(0))
     assert x_adv.dtype == jnp.bfloat16 and jnp.isfinite(x_adv).all()
