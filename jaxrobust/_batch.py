@@ -57,6 +57,16 @@ def fold_in(keys: jax.Array, data: ArrayLike) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, 0 if data.ndim else None))(keys, data)
 
 
+def draw(distribution: Callable, keys: jax.Array, x: jax.Array) -> jax.Array:
+    """Draw noise in the shape of `x`, that of each example from its own key.
+
+    From `fold_in(key, 0)`: the caller's keys are not used up.
+    """
+    return jax.vmap(lambda key: distribution(jax.random.fold_in(key, 0), x.shape[1:]))(
+        keys
+    )
+
+
 def as_pytree(function: Callable) -> Callable:
     """Wrap a plain function so that `jax.jit` accepts it as an argument."""
     leaves = jax.tree.leaves(function)

@@ -67,7 +67,7 @@ class Linf:
 
     def sample(self, keys: jax.Array, x: jax.Array) -> jax.Array:
         """Return x + Unif([-eps, eps]^d), projected."""
-        noise = _batch.expand(self.eps, x) * _draw(_uniform, keys, x)
+        noise = _batch.expand(self.eps, x) * _batch.draw(_uniform, keys, x)
         return self.project((x + noise).astype(x.dtype), x)
 
     def distance(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
@@ -119,7 +119,7 @@ class L2:
 
     def sample(self, keys: jax.Array, x: jax.Array) -> jax.Array:
         """Return a point uniform in the ball, projected."""
-        return _sample_in_ball(self, 2, _draw(_normal, keys, x), keys, x)
+        return _sample_in_ball(self, 2, _batch.draw(_normal, keys, x), keys, x)
 
     def distance(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
         """Return the l2 norm of `x_adv - x`, `[B]`."""
@@ -170,7 +170,7 @@ class L1:
 
     def sample(self, keys: jax.Array, x: jax.Array) -> jax.Array:
         """Return a point uniform in the ball, projected."""
-        return _sample_in_ball(self, 1, _draw(_laplace, keys, x), keys, x)
+        return _sample_in_ball(self, 1, _batch.draw(_laplace, keys, x), keys, x)
 
     def distance(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
         """Return the l1 norm of `x_adv - x`, `[B]`."""
@@ -293,13 +293,6 @@ def _normal(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 def _laplace(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.random.laplace(key, shape)
-
-
-def _draw(distribution, keys: jax.Array, x: jax.Array) -> jax.Array:
-    """Draw the noise of each example from its own key: `[B, ...]`, float32."""
-    return jax.vmap(lambda key: distribution(jax.random.fold_in(key, 0), x.shape[1:]))(
-        keys
-    )
 
 
 def _sample_in_ball(threat: L2 | L1, p: int, noise: jax.Array, keys, x: jax.Array):

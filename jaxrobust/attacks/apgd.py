@@ -7,6 +7,7 @@ examples at different steps may share a batch.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -256,15 +257,14 @@ def _random_start(threat: Threat, keys: Array, x: Array) -> Array:
     Other norms than l_inf and l_2 start where the threat samples.
     """
     if isinstance(threat, Linf):
-        noise = jax.vmap(lambda k: jax.random.uniform(k, x.shape[1:], minval=-1.0))(
-            keys
-        )
+        uniform = functools.partial(jax.random.uniform, minval=-1.0)
+        noise = _batch.draw(uniform, keys, x)
         if threat.mask is not None:
             is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
             noise = jnp.where(is_free, noise, 0)
         delta = _batch.expand(threat.eps, x) * _batch.unit_max(noise)
     elif isinstance(threat, L2):
-        noise = jax.vmap(lambda k: jax.random.normal(k, x.shape[1:]))(keys)
+        noise = _batch.draw(jax.random.normal, keys, x)
         delta = _steepest(threat, noise, x, threat.eps)
     else:
         return threat.sample(keys, x)

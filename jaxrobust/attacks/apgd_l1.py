@@ -76,8 +76,7 @@ def init(attack: Any, x: Array, y: Any, threat: Any, keys, start) -> State:
     plan = stages(attack)
     ball = _ball(threat, plan, count)
     if start is None:
-        noise = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:]))(keys)
-        start = (x + noise).astype(x.dtype)
+        start = (x + _batch.draw(jax.random.normal, keys, x)).astype(x.dtype)
     x_adv = ball.project(start, x)
     support = _num_moved(x_adv, x)
     num_moving = _part(_SHARE, support)
