@@ -18,8 +18,8 @@ from jax import lax
 from jaxrobust import _conv_primitive, _pool_primitive
 
 # Primitives that run the jaxprs in their parameters as they are. Functions with rules of
-# their own (custom_jvp, custom_vjp) are not among them: their rules would not see an
-# exchange, and their values gain nothing from it.
+# their own (custom_jvp, custom_vjp) are not among them: their rules, which make the
+# derivatives, would not see an exchange.
 _TRANSPARENT = {"jit", "closed_call", "scan", "while", "cond", "remat2", "checkpoint"}
 
 # The name of the scope whose convolutions stay as they are.
