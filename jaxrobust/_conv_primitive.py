@@ -115,9 +115,7 @@ def _transpose_kernel(g, x, kernel, **params):
     size = [kernel.aval.shape[axis] for axis in specs.rhs_spec[2:]]
     x, g = _to_nhwc(x, specs.lhs_spec), _to_nhwc(g, specs.out_spec)
     dw = _kernel_gradient(*_settings(params), size, x, g)
-    height, width, channels, features = range(4)
-    inverse = _inverse((features, channels, height, width), specs.rhs_spec)
-    return lax.transpose(dw, inverse)
+    return lax.transpose(dw, _inverse((3, 2, 0, 1), specs.rhs_spec))
 
 
 ad.defbilinear(conv_p, _transpose_x, _transpose_kernel)
@@ -135,7 +133,7 @@ def _batch(args, axes, **params):
         num, x = x.shape[x_axis], _fold(x, x_axis, specs.lhs_spec[0])
         axis = specs.out_spec[0]
     else:
-        num, kernel = kernel.shape[kernel_axis], kernel
+        num = kernel.shape[kernel_axis]
         kernel = _fold(kernel, kernel_axis, specs.rhs_spec[0])
         axis = specs.out_spec[1]
     out = conv_p.bind(x, kernel, **params)

@@ -105,10 +105,8 @@ def _fast(fn, *args, **kwargs):
         closed, out = jax.make_jaxpr(of_arrays, return_shape=True)(*arrays)
     except Exception:  # a true error of `fn` shows again here
         return fn(*args, **kwargs)
-    jaxpr = _exchange(closed.jaxpr)
-    if jaxpr is closed.jaxpr:
-        return fn(*args, **kwargs)
-    results = jax.extend.core.jaxpr_as_fun(closed.replace(jaxpr=jaxpr))(*arrays)
+    # Also without an exchange: `fn` is not traced a second time.
+    results = jax.extend.core.jaxpr_as_fun(_exchange(closed))(*arrays)
     return jax.tree.unflatten(jax.tree.structure(out), results)
 
 
