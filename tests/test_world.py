@@ -74,8 +74,8 @@ def test_the_glasses():
         return jnp.matmul(x.reshape(len(x), -1) - 0.5, weights, precision="highest")
 
     threat = jr.Linf(1.0, mask=frame)
-    target = (model(faces).argmin(-1)).astype(jnp.int32)
+    target = jnp.argsort(model(faces), -1)[:, -2]  # someone who looks alike
     attack = jr.PGD(num_steps=40, loss=jr.losses.targeted(jr.losses.cross_entropy))
     worn = attack(model, faces, target, threat=threat, key=KEY)
     assert (model(worn).argmax(-1) == target).all()
-    np.testing.assert_array_equal(worn * (1 - frame), faces * (1 - frame))
+    np.testing.assert_array_equal((worn - faces)[:, frame == 0], 0)

@@ -32,7 +32,8 @@ def measure(logits_fn, x, y, threat, keys) -> dict[str, jax.Array]:
     lines = [_line(x, full), _line(x, inside - x)]
     points = jnp.concatenate([*lines, jnp.stack(singles)]).astype(x.dtype)
     there = jax.lax.map(lambda point: logits_fn(point).astype(jnp.float32), points)
-    margin = jax.vmap(losses.margin, (0, None))(there, y) - losses.margin(logits, y)
+    margin = jax.vmap(losses.margin, (0, None))(there, y)
+    margin = margin - losses.margin(logits, y)[None]
     # Rounding of a difference of two logits.
     noise = 8 * jnp.finfo(kind).eps * jnp.max(jnp.abs(logits), -1)
     expected, found = _dot(grad, small), margin[2 * _POINTS]

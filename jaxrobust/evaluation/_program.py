@@ -19,7 +19,7 @@ _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to"}
 _INDEXED = {"gather": (1,), "scatter": (1,), "scatter-add": (1,)}
 _KEYS = {"random_seed", "random_wrap", "random_unwrap", "random_fold_in"}
 _KEYS |= {"random_bits", "random_split", "threefry2x32", "rng_bit_generator"}
-_MAX = {"max", "broadcast_in_dim", "reshape", "squeeze", "expand_dims", "select_n"}
+_MAX = {"max", "broadcast_in_dim", "reshape", "squeeze", "transpose", "select_n"}
 _MAX |= {"convert_element_type", "copy"}
 
 
@@ -114,7 +114,7 @@ def _repeat(body: Any, inputs: list[Reach], carried: slice) -> list[Reach]:
         before = inputs[carried]
         after = [_join(p) for p in zip(before, outputs[: len(before)], strict=True)]
         if after == before:
-            return [*after, *outputs[len(before) :]]
+            return outputs  # of at least one round
         inputs = [*inputs]
         inputs[carried] = after
 

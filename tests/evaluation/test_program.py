@@ -90,9 +90,7 @@ def test_sound_operations_pass(name):
 
 def test_models_of_the_library_pass():
     """Networks with derivative rules of their own for convolutions."""
-    from flax import nnx
-
-    model = jr.models.create("convnet_small", (8, 8, 1), 10, rngs=nnx.Rngs(0))
+    model = jr.models.create("small_convnet", input_shape=(8, 8, 1), num_classes=10)
     reach = find_losses(jr.models.logits_fn(model), jnp.zeros((2, 8, 8, 1)))
     assert reach.is_live and not reach.lost and "relu" in reach.custom
 
