@@ -306,7 +306,7 @@ for batch_size, rate, style, label in runs:
     values = train(batch_size, rate)
     ax.semilogy(np.arange(1, 21), values, style, label=label)
     print(f"B = {batch_size:4d}, eta = {rate}: risk {values[-1]:.3f} after 20 epochs")
-ax.set_ylim(bottom=0.008)
+ax.set_ylim(bottom=0.003)
 ax.set_xlabel("gradients of single examples, in passes over the data")
 ax.set_ylabel("empirical risk (nats)")
 _ = ax.legend(loc="lower left")

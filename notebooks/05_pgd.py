@@ -230,7 +230,8 @@ print(
 # ## Three norms
 #
 # The same attack under $\ell_\infty$, $\ell_2$ and $\ell_1$. The radii are not comparable across norms; the
-# pictures are. $\ell_\infty$ changes everything a little, $\ell_1$ a few pixels a lot.
+# pictures are. $\ell_\infty$ changes everything a little, $\ell_1$ a few pixels a lot. (Without
+# `stop_early=False`, `jr.evaluate` would leave each image as soon as it is broken.)
 
 # %%
 shown = np.flatnonzero(is_correct)[:4]
@@ -239,7 +240,13 @@ for k, (name, ball) in enumerate(
     {"linf": jr.Linf(0.15), "l2": jr.L2(1.0), "l1": jr.L1(5.0)}.items()
 ):
     report = jr.evaluate(
-        logits_fn, x, y, attack=jr.PGD(num_steps=40), threat=ball, key=key
+        logits_fn,
+        x,
+        y,
+        attack=jr.PGD(num_steps=40),
+        threat=ball,
+        key=key,
+        stop_early=False,
     )
     changed = np.abs(report.x_adv - x) > 0.01
     print(

@@ -14,6 +14,8 @@
 # function.
 
 # %%
+import warnings
+
 import equinox as eqx
 import haiku as hk
 import jax
@@ -259,15 +261,17 @@ print(
 # %% [markdown]
 # ## Mistakes are caught
 #
-# The errors are meant to be read. Three usual ones:
+# The messages are meant to be read. Three usual mistakes:
 
 
 # %%
 def complain(call):
-    try:
-        call()
-    except (ValueError, TypeError) as error:
-        print(f"{type(error).__name__}: {error}\n")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # to be printed here like an error
+        try:
+            call()
+        except (ValueError, TypeError, UserWarning) as error:
+            print(f"{type(error).__name__}: {error}\n")
 
 
 options = dict(threat=threat, key=jax.random.key(0))
