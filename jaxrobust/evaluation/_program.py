@@ -175,7 +175,7 @@ def _evaluate(jaxpr: Any, consts: Any, inputs: list) -> list:
             results = _evaluate(inner.jaxpr, inner.consts, arguments)
         else:
             params = eqn.primitive.get_bind_params(eqn.params)
-            # Until JAX 0.9 or so: a pair of functions and parameters.
+            # Earlier versions of JAX return a pair of functions and parameters.
             functions, params = params if isinstance(params, tuple) else ((), params)
             results = eqn.primitive.bind(*functions, *arguments, **params)
             results = results if eqn.primitive.multiple_results else [results]
