@@ -39,6 +39,10 @@ def model(x):
     return jnp.sin(3 * jnp.matmul(x, WEIGHTS.astype(x.dtype)))
 
 
+OTHERS = [("adam", "l2"), ("spsa", "l2"), ("apgd", "l2"), ("restarts", "l1")]
+OTHERS += [("square", "l1"), ("worst_of", "l2")]
+
+
 def keys():
     return jax.random.split(jax.random.key(0), BATCH)
 
@@ -46,8 +50,8 @@ def keys():
 @pytest.mark.parametrize(
     "attack, threat",
     [(ATTACKS["pgd"], threat) for threat in THREATS.values()]
-    + [(ATTACKS[name], THREATS["l2"]) for name in ("adam", "fab", "spsa", "apgd")]
-    + [(ATTACKS[name], THREATS["l1"]) for name in ("restarts", "square", "apgd")],
+    + [(ATTACKS["fab"], THREATS["l2"]), (ATTACKS["apgd"], THREATS["l1"])]
+    + [pytest.param(ATTACKS[a], THREATS[t], marks=pytest.mark.slow) for a, t in OTHERS],
 )
 def test_jit_shard_map_and_a_sharded_batch_equal_eager(attack, threat):
     """Laws 4 and 5: the number of devices changes nothing, and the result is sharded."""

@@ -261,6 +261,7 @@ def test_attacks_apply_it(make, monkeypatch):
 
 
 def test_training_applies_it():
+    from jaxrobust._placing import Placing
     from jaxrobust.training import step
 
     model = NNXModel()
@@ -277,6 +278,7 @@ def test_training_applies_it():
         augment=None,
         attacked_mode="eval",
         ema_decay=None,
+        placing=Placing(),
     )
     args = state, X, jnp.array([0, 1, 2]), jnp.arange(3), jax.random.key(0)
     with jax.numpy_rank_promotion("allow"):

@@ -3,8 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxrobust as jr
+
+pytestmark = pytest.mark.slow
 
 RATE, LENGTH = 800, 200  # samples in a second, samples
 TONES = (50.0, 110.0, 170.0)

@@ -69,7 +69,7 @@ class APGD:
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> attack = APGD(num_steps=10)
       >>> x_adv = attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
@@ -237,7 +237,7 @@ def apgd(
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x_adv = apgd(lambda x: x @ weights, jnp.full((1, 2), 0.5), jnp.array([0]),
       ...              threat=jr.Linf(0.25), num_steps=10, key=jax.random.key(0))
       >>> print(x_adv)

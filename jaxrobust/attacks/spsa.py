@@ -64,7 +64,7 @@ class SPSA:
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> def quantized(x):  # its gradient is zero
       ...   return jnp.round(100 * x) @ weights
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
@@ -214,7 +214,7 @@ def spsa(
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> print(spsa(lambda x: x @ weights, x, y, threat=jr.Linf(0.25), num_steps=10,
       ...            num_samples=8, key=jax.random.key(0)))

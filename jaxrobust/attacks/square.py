@@ -60,7 +60,7 @@ class Square:
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> attack = Square(num_queries=50)
       >>> print(attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
@@ -211,7 +211,7 @@ def square(
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
       >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
       >>> print(square(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
       ...              num_queries=50, key=jax.random.key(0)))

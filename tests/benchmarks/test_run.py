@@ -103,6 +103,7 @@ def test_documentation_is_written_from_the_results(tmp_path):
     assert "Not measured yet." in documentation.update(page.format("gpu"), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_problem_survives_the_disk(tmp_path):
     """The model that another process makes of it has the same weights and logits."""
     saved = TASKS["pgd-tutorial"].prepare(QUICK)
@@ -154,6 +155,7 @@ def test_the_gpu_tasks_run_on_a_cpu():
     assert figures[gpu.SPEED] > 0 and figures[gpu.SHARE] > 0
 
 
+@pytest.mark.slow
 def test_the_command_in_processes(tmp_path):
     """One task from the command line to the file, without peers."""
     out = tmp_path / "result.json"

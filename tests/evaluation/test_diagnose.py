@@ -109,6 +109,7 @@ def linear(x):
 Y = linear(X).argmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "threat",
     [jr.L2(0.1), jr.L1(0.2, bounds=None), jr.Linf(0.1, mask=np.array([1, 1, 0, 0, 0]))],
@@ -124,6 +125,7 @@ def test_other_threats(threat):
     assert exact <= left <= exact + 2  # an upper bound, and close
 
 
+@pytest.mark.slow
 def test_neighbours_and_broken_outputs():
     """Batch statistics and NaN logits are found, and the summary is JSON."""
 
