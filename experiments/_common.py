@@ -71,12 +71,12 @@ def config_of(config: Any) -> dict[str, Any]:
 
 
 def _arguments() -> str:
-    """Return the command line without --out and with DIR for the data directory."""
+    """Return the command line without --out and without directories."""
     text = " ".join(sys.argv[1:])
     text = re.sub(r"--out[ =]\S+ ?", "", text)
-    return re.sub(
-        r"(--data-dir|--checkpoints|--weights)[ =]\S+", r"\1 DIR", text
-    ).strip()
+    text = re.sub(r"(--data-dir|--checkpoints|--weights)[ =]\S+", r"\1 DIR", text)
+    # Of other paths, only the name: the rest is this machine's.
+    return re.sub(r"(?<!\S)/\S*/", "", text).strip()
 
 
 def _commit() -> str:
