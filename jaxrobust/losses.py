@@ -155,7 +155,16 @@ def kl(logits: jax.Array, y: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Targeted:
-    """The negative of a loss at a target class; made by `targeted`."""
+    """The negative of a loss at a target class; made by `targeted`.
+
+    Args:
+      loss: A loss on labels.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> print(Targeted(margin)(jnp.array([[1.0, 3.0]]), jnp.array([1])))
+      [2.]
+    """
 
     loss: Loss
 

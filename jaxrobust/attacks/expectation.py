@@ -34,6 +34,14 @@ class Expectation:
       num_samples: Draws for each example at each iterate.
       average: What is averaged, see `eot`.
       fixed: The same draws at every iterate and for every example.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> model_fn = lambda x, key: x + jax.random.normal(key, x.shape)
+      >>> model = jr.randomized(model_fn, key=jax.random.key(0), num_samples=4)
+      >>> x = jnp.zeros((1, 2))
+      >>> bool((model(x) == model(x)).all())  # a function of the input's bits
+      True
     """
 
     model_fn: Callable

@@ -22,6 +22,12 @@ class Curve:
       cost: Evaluations of the model at each radius at which examples were left, as in
         `Report.cost`.
       settings: What was run.
+
+    Example:
+      >>> import numpy as np
+      >>> curve = Curve(np.array([0.1, 0.2]), np.array([[1, 1], [1, 0]], bool), 1.0, (), {})
+      >>> print(curve.robust_accuracy)
+      [1.  0.5]
     """
 
     eps: np.ndarray

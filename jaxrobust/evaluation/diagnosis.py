@@ -18,6 +18,11 @@ class Check:
       threshold: Where the verdict becomes "fail".
       finding: What the figure is.
       advice: What to do if it does not pass.
+
+    Example:
+      >>> check = Check("zero_gradients", "fail", 0.9, 0.1, "zero gradients", "use BPDA")
+      >>> print(check.name, check.verdict)
+      zero_gradients fail
     """
 
     name: str

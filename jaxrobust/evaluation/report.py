@@ -57,6 +57,13 @@ class Report:
         unless the attacks were run individually.
       groups: Number of each example's group `[N]`, or None.
       papers: Keys of the papers to cite.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> x, y = jnp.array([[0.2, 0.6], [0.45, 0.55]]), jnp.array([1, 1])
+      >>> report = jr.evaluate(lambda x: x, x, y, attack=jr.FGSM(), threat=jr.Linf(0.1))
+      >>> print(report.is_robust, report.confusion()[1])
+      [ True False] [1 1]
     """
 
     y: np.ndarray

@@ -58,6 +58,16 @@ def load_checkpoint(
     Raises:
       FileNotFoundError: where nothing is at `path`.
       ValueError: where it is no checkpoint, damaged, or of another architecture.
+
+    Example:
+      >>> import tempfile
+      >>> import jaxrobust as jr
+      >>> path = tempfile.mkdtemp() + "/mlp"
+      >>> spec = {"name": "mlp", "input_shape": (2, 2, 1), "num_classes": 3, "seed": 0}
+      >>> save_checkpoint(path, jr.models.create(**spec), {"model": spec})
+      >>> model, metadata = load_checkpoint(path)  # it knows its architecture
+      >>> metadata["model"]["name"]
+      'mlp'
     """
     info = storage.read_info(path)
     metadata = dict(info["metadata"], versions=info["versions"])

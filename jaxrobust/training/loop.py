@@ -39,6 +39,16 @@ class FitResult:
       history: one dict per epoch: epoch, step, seconds, train_loss, train_accuracy,
           train_grad_norm and others of the objective, val_clean, val_robust.
       best_epoch: the epoch of `best`, from 1.
+
+    Example:
+      >>> import jax, optax
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> from flax import nnx
+      >>> result = fit(nnx.Linear(1, 2, rngs=nnx.Rngs(0)), jr.training.standard(),
+      ...              optax.sgd(0.1), jnp.ones((4, 1)), jnp.zeros(4, int),
+      ...              num_epochs=2, batch_size=2, key=jax.random.key(0))
+      >>> len(result.history), result.history[-1]["step"]
+      (2, 4)
     """
 
     last: nnx.Module
