@@ -106,8 +106,12 @@ def main(config: Config) -> jr.Report:
     )
     print(report)
     if config.target is not None:
-        reached = float(np.mean(report.predicted_adv == config.target))
-        print(f"target    class {config.target} reached for {100 * reached:.2f}%")
+        others = report.is_correct & (report.y != config.target)
+        reached = float(np.mean(report.predicted_adv[others] == config.target))
+        print(
+            f"target    class {config.target} reached for {100 * reached:.2f}% of the "
+            "correct examples of other classes"
+        )
     report.save(config.out)
     _common.write_json(config.out / "provenance.json", _common.provenance())
     _draw(data, report, config.out / "adversarial.png")

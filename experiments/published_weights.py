@@ -11,7 +11,7 @@ as NumPy arrays named like the PyTorch state, in PyTorch's layout.
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +41,7 @@ class Config:
     seed: int = 0
     out: pathlib.Path = pathlib.Path("out/published_weights")
     save_every: float = 60.0
-    threat: str = "linf"
+    threat: Literal["linf", "l2", "l1"] = "linf"
 
 
 def load_weights(path: pathlib.Path) -> nnx.Module:
@@ -78,7 +78,8 @@ def main(config: Config) -> jr.Report:
     data = jr.data.load("mnist", data_dir=config.data_dir).subset(None, config.num_test)
     name = config.weights.stem
     report = evaluate.run(config, jr.models.logits_fn(model), data, name)
-    if name in PUBLISHED and config.num_test is None:
+    is_whole = config.num_test is None and config.attack == "autoattack"
+    if name in PUBLISHED and is_whole and (config.threat, config.eps) == ("linf", 0.3):
         for kind, figure in PUBLISHED[name].items():
             ours = 100 * getattr(report, f"{kind}_accuracy")
             print(f"{kind:<7} ours {ours:.2f}, published {figure:.2f}")

@@ -67,7 +67,7 @@ class Placing:
     def fetch(self, tree: Any) -> Any:
         """Return the arrays on the host, whole, on every process."""
         if self.mesh is not None and jax.process_count() > 1:
-            tree = jax.jit(lambda t: t, out_shardings=self._sharding())(tree)
+            tree = jax.jit(_same, out_shardings=self._sharding())(tree)
         return jax.device_get(tree)
 
     def _put(self, leaf: Any, sharding: NamedSharding) -> jax.Array:
@@ -82,6 +82,10 @@ class Placing:
         return NamedSharding(
             self.mesh, PartitionSpec(axes) if axes else PartitionSpec()
         )
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 def _take(batch: Any, rows: jax.Array) -> Any:

@@ -14,8 +14,9 @@ def audit(
     x_adv: np.ndarray, x: np.ndarray, distance: np.ndarray, threat: Threat
 ) -> dict[str, Any]:
     """Count the points outside ball, bounds or mask, beyond float32 rounding."""
-    # One ulp of each coordinate, summed over the coordinates for l1 at worst.
-    ulp = np.spacing(np.abs(x).max().astype(np.float32)) * x[0].size
+    # One ulp of each coordinate, in the norm of the threat.
+    order = {"Linf": 0.0, "L2": 0.5}.get(type(threat).__name__, 1.0)
+    ulp = np.spacing(np.abs(x).max().astype(np.float32)) * x[0].size ** order
     radius = np.broadcast_to(np.asarray(threat.eps, np.float32), distance.shape)
     outside_bounds = outside_mask = 0
     if threat.bounds is not None:

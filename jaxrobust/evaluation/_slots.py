@@ -65,7 +65,8 @@ class Found:
       loss: Loss of that point `[N]`, of the attack that found it.
       broken_by: Number of the stage that broke the example `[N]`; -1: none.
       counts: Evaluations: `gradients` and `forwards` that the hardware performed,
-        `gradients_needed` and `forwards_needed` that an open example waited for.
+        `gradients_needed` and `forwards_needed` that an open example waited for; and
+        how many breaks were `not_confirmed` when the point was classified again.
     """
 
     x_adv: np.ndarray
@@ -77,14 +78,14 @@ class Found:
     def nothing(cls, x: np.ndarray) -> "Found":
         """Return the state before any attack: every example at its clean point."""
         names = ("gradients", "forwards", "gradients_needed", "forwards_needed")
+        names = (*names, "not_confirmed")
         loss = np.full(len(x), -np.inf, np.float32)
         none = np.full(len(x), -1, np.int32)
         return cls(x.copy(), loss, none, dict.fromkeys(names, 0))
 
-    def merge(self, other: "Found") -> None:
-        """Take over what a stage has found by itself where nothing was found before."""
-        is_new = (self.broken_by == -1) & (other.broken_by >= 0)
-        is_new |= np.isneginf(self.loss) & (self.broken_by == -1)
+    def merge(self, other: "Found", *, is_first: bool) -> None:
+        """Take over what a stage has broken by itself, of the first stage everything."""
+        is_new = (self.broken_by == -1) & (other.broken_by >= 0) | is_first
         for name in ("x_adv", "loss", "broken_by"):
             getattr(self, name)[is_new] = getattr(other, name)[is_new]
         for name, count in other.counts.items():

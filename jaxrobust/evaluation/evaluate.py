@@ -90,6 +90,7 @@ def evaluate(
     key = _checks.check_key(attack, key)
     x, y = _checks.check_inputs(x, y, threat)
     _check_examples(x, y, groups=groups, among=among)
+    _check_options(threat, len(y), stop_early, individually, state_file)
     target = y if target is None else jax.tree.map(jnp.asarray, target)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
@@ -105,8 +106,11 @@ def evaluate(
     problem = _forward.prepare(logits_fn, threat, x, target, placing, size)
     stages = _stages.of(attack, problem, keys, is_queued=stop_early)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
+    key_data = None if key is None else jax.random.key_data(key)
     chosen = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
-    digest = fingerprint(problem, settings, (y, chosen, stop_early, individually))
+    digest = fingerprint(
+        problem, settings, (y, chosen, key_data, stop_early, individually)
+    )
     file = StateFile(state_file, digest, save_every)
     total, alone = _stages.run(
         stages,
@@ -119,12 +123,9 @@ def evaluate(
         progress=progress,
     )
     figures = _forward.measure(problem, y, total.x_adv, size)
-    file.remove()
     audit = _audit.audit(total.x_adv, x, figures["distance"], threat)
-    # The model may answer differently in a program of another shape, by rounding.
-    is_wrong = figures["predicted_adv"] != y
-    audit["not_confirmed"] = int(((total.broken_by >= 0) & ~is_wrong).sum())
-    return Report(
+    audit["not_confirmed"] = total.counts["not_confirmed"]
+    report = Report(
         y=y,
         groups=None if groups is None else np.asarray(groups),
         num_classes=problem.logits.shape[1],
@@ -138,6 +139,8 @@ def evaluate(
         x_adv=total.x_adv,
         **figures,
     )
+    file.remove()
+    return report
 
 
 def _collect(x: Any, y: Any) -> tuple[Any, Any]:
@@ -170,6 +173,26 @@ def _check_examples(x: Array, y: Array, **one_each: Any) -> None:
                 f"{name} has shape {np.shape(values)}; one value for each of the "
                 f"{len(y)} examples is needed, shape ({len(y)},)."
             )
+
+
+def _check_options(
+    threat: Any, count: int, stop_early: bool, individually: bool, state_file: Any
+) -> None:
+    if np.shape(threat.eps) not in ((), (count,)):
+        raise ValueError(
+            f"eps has shape {np.shape(threat.eps)}; one radius, or one for each of the "
+            f"{count} examples is needed."
+        )
+    if individually and not stop_early:
+        raise ValueError(
+            "individually=True runs the parts of an attack one by one, stop_early=False "
+            "runs it as a whole: choose one of them."
+        )
+    if state_file is not None and jax.process_count() > 1:
+        raise ValueError(
+            "state_file is for one process: on several, evaluate parts of the data "
+            "(among=...) one after the other and save each report."
+        )
 
 
 def default_batch_size(num_examples: int, num_devices: int) -> int:

@@ -211,3 +211,52 @@ def test_a_last_iterate_is_not_the_best_one():
     last = dataclasses.replace(PGD, keep_best=False)
     report, whole = evaluate(last), evaluate(last, stop_early=False)
     np.testing.assert_array_equal(report.x_adv, whole.x_adv)
+
+
+def test_a_break_that_is_not_confirmed_stays_open(monkeypatch):
+    """The next attack gets what only the program of the steps has seen broken."""
+    from jaxrobust.evaluation import _forward
+
+    attack = jr.WorstOf((PGD, RESTARTS))
+    before = evaluate(attack)
+    over_batches = _forward.over_batches
+    calls = []
+
+    def doubtful(function, arrays, placing, size, unpack=False):
+        result = over_batches(function, arrays, placing, size, unpack)
+        if not unpack and getattr(result, "dtype", None) is np.dtype(bool):
+            calls.append(len(result))
+            if len(calls) == 1:  # the breaks of the first stage
+                result = np.zeros_like(result)
+        return result
+
+    monkeypatch.setattr(_forward, "over_batches", doubtful)
+    report = evaluate(attack)
+    first, second = report.credit()
+    assert first["new_breaks"] == 0 and report.audit["not_confirmed"] == calls[0] > 0
+    assert second["new_breaks"] >= before.credit()[0]["new_breaks"]
+    np.testing.assert_array_equal(report.is_robust, before.is_robust)
+
+
+def test_the_goal_of_a_wrapped_targeted_attack():
+    """A restarted targeted attack is judged by its target, also when it is not queued."""
+    target = (Y + 1) % 3
+    loss = jr.losses.targeted(jr.losses.cross_entropy)
+    attack = jr.Restarts(jr.FGSM(loss=loss, random_start=True), 2)
+    report = evaluate(attack, target=target)
+    np.testing.assert_array_equal(
+        report.broken_by == 0, report.predicted_adv == np.asarray(target)
+    )
+
+
+@pytest.mark.parametrize(
+    "options, advice",
+    [
+        ({"threat": jr.Linf(np.full(31, 0.1))}, "one for each of the 30"),
+        ({"individually": True, "stop_early": False}, "choose one of them"),
+    ],
+)
+def test_misuse(options, advice):
+    """Said before hours have gone by."""
+    with pytest.raises(ValueError, match=advice):
+        evaluate(**options)

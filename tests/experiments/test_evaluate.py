@@ -37,7 +37,7 @@ def test_writes_its_results(checkpoint, tmp_path, options):
     assert {"commit", "date", "device", "config", "seconds"} <= saved.keys()
     record = json.loads((tmp_path / "robustbench.json").read_text())
     assert record["dataset"] == "digits"
-    assert record["reported"] == f"{100 * report.robust_accuracy:.2f}"
+    assert record["external"] == f"{100 * report.robust_accuracy:.2f}"
     assert not (tmp_path / "state.npz").exists()
 
 
