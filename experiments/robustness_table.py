@@ -254,7 +254,7 @@ def _draw(config: Config, data, result, pictured) -> None:
         pictured,
         config.out / "examples.png",
         title=f"clean image, perturbation, image under PGD (eps = {config.eps:.3g}): "
-        "predicted class and confidence, wrong ones in red",
+        "predicted class and confidence, wrong ones in orange",
     )
     for name in ("table.json", "table.png", "examples.png"):
         _common.console.print(f"wrote {config.out / name}")
