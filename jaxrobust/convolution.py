@@ -124,7 +124,8 @@ def _exchange(jaxpr: Any) -> Any:
 
     @functools.cache  # a jitted function that is called twice stays one function
     def visit(jaxpr):
-        if isinstance(jaxpr, jax.extend.core.ClosedJaxpr):
+        # Since JAX 0.11 a closed jaxpr is a jaxpr that holds its constants.
+        if getattr(jaxpr, "jaxpr", jaxpr) is not jaxpr:
             inner = visit(jaxpr.jaxpr)
             return jaxpr if inner is jaxpr.jaxpr else jaxpr.replace(jaxpr=inner)
         eqns = [equation(eqn) for eqn in jaxpr.eqns]
