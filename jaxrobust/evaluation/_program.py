@@ -83,10 +83,7 @@ def _apply(eqn: Any, inputs: list[Reach]) -> list[Reach]:
         custom = joined.custom | {_name(params, name)}
         return [joined._replace(custom=custom, is_max=False)] * count
     if name == "scan":
-        carried = slice(
-            params["num_consts"], params["num_consts"] + params["num_carry"]
-        )
-        return _repeat(params["jaxpr"].jaxpr, inputs, carried)[:count]
+        return _repeat(params["jaxpr"].jaxpr, inputs, _carried(params))[:count]
     if name == "while":
         skipped = params["cond_nconsts"]
         carried = slice(params["body_nconsts"], None)
@@ -98,6 +95,16 @@ def _apply(eqn: Any, inputs: list[Reach]) -> list[Reach]:
     if inner is not None:
         return _walk(getattr(inner, "jaxpr", inner), inputs)
     return [_result(name, inputs, v.aval.dtype) for v in eqn.outvars]
+
+
+def _carried(params: Any) -> slice:
+    """Return which inputs of a scan are its carry."""
+    if "num_carry" in params:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    else:  # since JAX 0.11: the trees of constants, carry and slices
+        consts, carry, _ = params["ft_in"].elts
+        num_consts, num_carry = len(list(consts.vals)), len(list(carry.vals))
+    return slice(num_consts, num_consts + num_carry)
 
 
 def _name(params: Any, default: str) -> str:
