@@ -8,7 +8,8 @@ Expected  in a loop, XLA's own gradients take several times what they take outsi
 
 Each figure is the median of runs taken in turn, in milliseconds for one evaluation:
 "xla" is jax.lax outside of a loop, "xla in scan" and "fast in scan" are the body of a
-`jax.lax.scan`, as in an attack. "nchw" rows have channels first, as in Equinox.
+`jax.lax.scan`, as in an attack. "nchw" rows have channels first, as in Equinox. A second
+table has the forms of the forward pass (jaxrobust/_conv_forward.py), each in a scan.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from jax import lax
 
 import jaxrobust as jr
 from experiments import _common
+from jaxrobust import _conv_forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,18 @@ CASES = {
     "nchw": Case(100, 14, 32, 64, 3, 1, "SAME", _NCHW),
     "nchw strided": Case(100, 14, 64, 64, 3, 2, _ONE, _NCHW),
 }
+# Wide residual networks and a larger batch: where the forms differ most.
+FORM_CASES = {
+    name: case
+    for name, case in CASES.items()
+    if case.layout[0] == "NHWC" and case.padding != "VALID" and case.kernel > 1
+} | {
+    "resnet 8, batch 64": Case(64, 8, 256, 256, 3),
+    "resnet 4, batch 64": Case(64, 4, 512, 512, 3),
+    "wide resnet 32": Case(16, 32, 160, 160, 3),
+    "wide resnet 16": Case(16, 16, 320, 320, 3),
+    "wide resnet 8": Case(16, 8, 640, 640, 3),
+}
 POOLS = {"madry pool 1": (100, 28, 28, 32), "madry pool 2": (100, 14, 14, 64)}
 
 
@@ -126,27 +140,65 @@ def pooling(shape: tuple[int, ...]) -> tuple[Callable, jax.Array, jax.Array]:
     return lambda wrap, x, g: jax.vjp(wrap(pool), x)[1](g)[0], x, pool(x)
 
 
-def times(fn: Callable, carried, other, config: Config) -> dict[str, float]:
-    """Return the milliseconds of each way to run `fn`, medians of runs in turn."""
+def in_scan(fn: Callable, length: int) -> Callable:
+    """Return the jitted loop that evaluates `fn(carried, other)` so many times."""
 
-    def in_scan(wrap, carried, other):
+    def loop(carried, other):
         def step(value, _):
-            out = fn(wrap, value, other)
+            out = fn(value, other)
             # A dependence on every number of the result, too small to change it.
             return value * (1 + 1e-30 * jnp.sum(jnp.abs(out))), None
 
-        return lax.scan(step, carried, None, length=config.length)[0]
+        return lax.scan(step, carried, None, length=length)[0]
 
-    plain, fast = jr.plain_convolutions, jr.fast_convolutions
+    return jax.jit(loop)
+
+
+def times(fn: Callable, carried, other, config: Config) -> dict[str, float]:
+    """Return the milliseconds of each way to run `fn`, in a loop and outside."""
+    plain = functools.partial(fn, jr.plain_convolutions)
+    fast = functools.partial(fn, jr.fast_convolutions)
     runs = {
-        "xla": (jax.jit(functools.partial(fn, plain)), 1),
-        "xla in scan": (jax.jit(functools.partial(in_scan, plain)), config.length),
-        "fast in scan": (jax.jit(functools.partial(in_scan, fast)), config.length),
+        "xla": (jax.jit(plain), 1),
+        "xla in scan": (in_scan(plain, config.length), config.length),
+        "fast in scan": (in_scan(fast, config.length), config.length),
     }
+    return medians(runs, carried, other, config.num_runs)
+
+
+def form_times(case: Case, config: Config) -> dict[str, float]:
+    """Return the milliseconds of each form of the forward pass."""
+    _, x, kernel = operations(case)["forward"]
+    runs = {}
+    for name in ("chosen", *_conv_forward.FORMS):
+
+        def convolve(x, kernel, form=name):
+            return _conv_forward.convolve(
+                x,
+                kernel,
+                form=None if form == "chosen" else form,
+                window_strides=(case.stride, case.stride),
+                padding=_pads(case),
+            )
+
+        if name != "winograd" or (case.kernel, case.stride) == (3, 1):
+            runs[name] = (in_scan(convolve, config.length), config.length)
+    return medians(runs, x, kernel, config.num_runs)
+
+
+def _pads(case: Case) -> tuple[tuple[int, int], ...]:
+    if case.padding != "SAME":
+        return case.padding
+    sizes, kernel = (case.size, case.size), (case.kernel, case.kernel)
+    return tuple(lax.padtype_to_pads(sizes, kernel, (case.stride,) * 2, "SAME"))
+
+
+def medians(runs: dict, carried, other, num_runs: int) -> dict[str, float]:
+    """Return the milliseconds of each (function, evaluations), medians of turns."""
     for run, _ in runs.values():
         jax.block_until_ready(run(carried, other))
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(config.num_runs):
+    for _ in range(num_runs):
         for name, (run, count) in runs.items():
             start = time.perf_counter()
             jax.block_until_ready(run(carried, other))
@@ -172,6 +224,27 @@ def measure(config: Config) -> dict[str, dict[str, float]]:
     return found
 
 
+def measure_forms(config: Config) -> dict[str, dict[str, float]]:
+    """Return layer -> milliseconds of each form."""
+    found = {}
+    for name, case in FORM_CASES.items():
+        if config.only in name:
+            if config.quick:
+                case = dataclasses.replace(case, batch=max(2, case.batch // 10))
+            found[name] = form_times(case, config)
+            _common.console.print(f"{name}: forms", style="dim")
+    return found
+
+
+def form_table(found: dict[str, dict[str, float]]) -> rich.table.Table:
+    """Return the figures of the forms as a table."""
+    columns = ("chosen", *_conv_forward.FORMS)
+    result = rich.table.Table("", *columns)
+    for name, row in found.items():
+        result.add_row(name, *(f"{row[c]:.2f}" if c in row else "" for c in columns))
+    return result
+
+
 def table(found: dict[str, dict[str, float]]) -> rich.table.Table:
     """Return the figures as a table."""
     result = rich.table.Table("", "xla", "xla in scan", "fast in scan", "xla / fast")
@@ -192,13 +265,19 @@ def main(config: Config) -> None:
         config = dataclasses.replace(config, num_runs=3)
     found = measure(config)
     _common.console.print(table(found))
+    forms = measure_forms(config)
+    _common.console.print(form_table(forms))
     if config.quick:
         return
     result = {
         "provenance": provenance,
         "config": _common.config_of(config),
-        "layers": {name: dataclasses.asdict(case) for name, case in CASES.items()},
+        "layers": {
+            name: dataclasses.asdict(case)
+            for name, case in (CASES | FORM_CASES).items()
+        },
         "milliseconds": found,
+        "forms": forms,
     }
     _common.write_json(config.out, result)
 

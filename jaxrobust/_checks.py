@@ -109,8 +109,8 @@ def check_labels(y: jax.Array, num_examples: int) -> None:
         )
 
 
-def check_logits(logits: jax.Array, y: Any) -> None:
-    """Check shape, range of labels, and whether the logits are probabilities."""
+def check_logits(logits: jax.Array | jax.ShapeDtypeStruct, y: Any) -> None:
+    """Check the shape of the logits, and that the labels are classes of the model."""
     num_examples = jax.tree.leaves(y)[0].shape[0]
     if logits.ndim != 2 or logits.shape[0] != num_examples or logits.shape[1] < 2:
         raise ValueError(
@@ -120,6 +120,10 @@ def check_logits(logits: jax.Array, y: Any) -> None:
         )
     for labels in y if isinstance(y, tuple) else (y,):
         check_label_range(labels, logits.shape[1])
+
+
+def check_not_probabilities(logits: jax.Array) -> None:
+    """Warn if a few rows of logits, [B, C], are probabilities."""
     values = np.asarray(logits.astype(jnp.float32))
     sums = values.sum(axis=1)
     if len(values) and values.min() >= 0 and np.all(np.abs(sums - 1) < 1e-4):

@@ -20,9 +20,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-_CANONICAL = lax.conv_dimension_numbers(
-    (1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC")
-)
+from jaxrobust._conv_forward import NHWC, convolve, cut, pad, windows
+from jaxrobust._winograd import in_blocks
 
 # Above it a strided input gradient by phases loses to scattering: measured for 1 to 512
 # input channels, even at 64 to 128.
@@ -80,7 +79,7 @@ def _convolve(x, kernel, strides, pads, precision):
         padding=pads,
         lhs_dilation=(1, 1),
         rhs_dilation=(1, 1),
-        dimension_numbers=_CANONICAL,
+        dimension_numbers=NHWC,
         feature_group_count=1,
         batch_group_count=1,
         precision=precision,
@@ -89,13 +88,13 @@ def _convolve(x, kernel, strides, pads, precision):
     )
 
 
-def _forward(x, kernel, **params):
-    """Return the value, by a canonical convolution."""
-    specs = params["dimension_numbers"]
+def _forward(x, kernel, *, window_strides, padding, dimension_numbers, precision, **_):
+    """Return the value, with channels last; the other parameters are trivial."""
+    specs = dimension_numbers
     x, kernel = _to_nhwc(x, specs.lhs_spec), _to_hwio(kernel, specs.rhs_spec)
-    x, pads = _cut(x, params["padding"])
-    params |= {"padding": pads, "dimension_numbers": _CANONICAL}
-    out = lax.conv_general_dilated_p.bind(x, kernel, **params)
+    out = convolve(
+        x, kernel, window_strides=window_strides, padding=padding, precision=precision
+    )
     return _from_nhwc(out, specs.out_spec)
 
 
@@ -172,25 +171,6 @@ def _inverse(canonical, spec):
     return tuple(canonical[spec.index(position)] for position in range(4))
 
 
-def _pad(x, pads, interior=(0, 0)):
-    """Pad the spatial axes with zeros; a negative padding cuts off."""
-    spatial = (
-        (low, high, gap) for (low, high), gap in zip(pads, interior, strict=True)
-    )
-    return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *spatial, (0, 0, 0)))
-
-
-def _cut(x, pads):
-    """Replace negative paddings by a smaller image, and return both.
-
-    XLA:CPU reads outside of the image where a padding is negative (JAX 0.10.2).
-    """
-    cuts = tuple((min(low, 0), min(high, 0)) for low, high in pads)
-    if all(cut == (0, 0) for cut in cuts):
-        return x, tuple(pads)
-    return _pad(x, cuts), tuple((max(low, 0), max(high, 0)) for low, high in pads)
-
-
 def _input_gradient(strides, pads, precision, size, kernel, g):
     """Choose, by measurement, between the two forms."""
     is_strided = math.prod(strides) > 1
@@ -218,14 +198,16 @@ def _input_gradient_by_phases(strides, pads, precision, size, kernel, g):
         taps[0], strides[0], taps[1], strides[1], channels, features
     )
     kernel = kernel[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
-    kernel = kernel.reshape(*taps, features, -1)
+    # Without the barrier XLA moves the mirror into the convolution and makes it again in
+    # every turn of a loop around.
+    kernel = lax.optimization_barrier(kernel.reshape(*taps, features, -1))
     # The pixels of the image are q = low .. low + n - 1, m = first .. last.
     first = [low // s for (low, _), s in zip(pads, strides, strict=True)]
     last = [
         (low + n - 1) // s for (low, _), n, s in zip(pads, size, strides, strict=True)
     ]
     around = [(taps[a] - 1 - first[a], last[a] + 1 - g.shape[1 + a]) for a in range(2)]
-    g, around = _cut(g, around)
+    g, around = cut(g, around)
     dx = _convolve(g, kernel, (1, 1), around, precision)
     batch, rows, columns = dx.shape[:3]
     dx = dx.reshape(batch, rows, columns, *strides, channels)
@@ -248,7 +230,7 @@ def _input_gradient_by_scatter(strides, pads, precision, size, kernel, g):
 
     gaps = [stride - 1 for stride in strides]
     return sum(
-        _pad(columns[..., n, :], (place(tap, 0), place(tap, 1)), gaps)
+        pad(columns[..., n, :], (place(tap, 0), place(tap, 1)), gaps)
         for n, tap in enumerate(taps)
     )
 
@@ -259,16 +241,10 @@ def _kernel_gradient(strides, pads, precision, size, x, g):
     num_columns = g[0, ..., 0].size * math.prod(shape[:3])
     most = max(1, _BLOCK_BYTES // (num_columns * x.dtype.itemsize))
     num_blocks = -(-len(x) // most)
-    block_size = -(-len(x) // num_blocks)
-    # Images of zeros fill up the last block.
-    fill = ((0, num_blocks * block_size - len(x)), (0, 0), (0, 0), (0, 0))
-
-    def in_blocks(array):
-        array = jnp.pad(array, fill)
-        return array.reshape(num_blocks, block_size, *array.shape[1:])
 
     def add(total, block):
-        columns = _columns(strides, pads, size, *block)
+        columns = windows(strides, pads, size, g.shape[1:3], block[0])
+        columns = jnp.moveaxis(columns, -1, 0)
         product = jnp.tensordot(columns, block[1], axes=3, precision=precision)
         return total + product.reshape(shape), None
 
@@ -276,25 +252,4 @@ def _kernel_gradient(strides, pads, precision, size, x, g):
     # condition is constant, so that XLA removes the data.
     seed = lax.stop_gradient(x[0, 0, 0, 0] + g[0, 0, 0, 0])
     zeros = jnp.where(True, jnp.zeros(shape, x.dtype), seed)
-    return lax.scan(add, zeros, (in_blocks(x), in_blocks(g)))[0]
-
-
-def _columns(strides, pads, size, x, g):
-    """Return the pixels that every window reads, [columns, B, H', W']."""
-    (rows, columns), channels = g.shape[1:3], x.shape[3]
-    x = _pad(x, pads)
-    patches = [
-        lax.slice(
-            x,
-            (0, i, j, 0),
-            (
-                len(x),
-                i + (rows - 1) * strides[0] + 1,
-                j + (columns - 1) * strides[1] + 1,
-                channels,
-            ),
-            (1, *strides, 1),
-        )
-        for i, j in itertools.product(range(size[0]), range(size[1]))
-    ]
-    return jnp.moveaxis(jnp.concatenate(patches, axis=-1), -1, 0)
+    return lax.scan(add, zeros, (in_blocks(x, num_blocks), in_blocks(g, num_blocks)))[0]

@@ -217,6 +217,7 @@ def _check_model(logits_fn: LogitsFn, x: Array, y_x: Array, y: Array, target) ->
     with _checks.explain_model_errors():
         logits = _forward.logits(logits_fn, x)
         _checks.check_logits(logits, y_x)
+        _checks.check_not_probabilities(logits)
         for labels in (y, *(target if isinstance(target, tuple) else (target,))):
             _checks.check_labels(labels, len(y))
             _checks.check_label_range(labels, logits.shape[1])
