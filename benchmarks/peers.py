@@ -7,9 +7,13 @@ from typing import Any
 
 from benchmarks.task import OURS
 
+# jaxrobust without what a task is about: one run for each eps.
+SEPARATELY = "jaxrobust, separate runs"
+
 # The modules that each side needs.
 NEEDS = {
     OURS: (),
+    SEPARATELY: (),
     "torchattacks": ("torch", "torchattacks"),
     "foolbox-torch": ("torch", "foolbox"),
     "foolbox-jax": ("foolbox",),

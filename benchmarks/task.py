@@ -96,7 +96,8 @@ class Task:
       prepare: makes the problem, once, before any process of a side is started.
       sides: by name, each a function of the problem; jaxrobust is one of them.
       targets: what the figures are held to.
-      max_rounds: for tasks that take minutes.
+      max_rounds: for tasks that take minutes; 0: the first run, with compilation,
+        is what counts.
     """
 
     name: str
@@ -117,6 +118,16 @@ def at_least(ratio: float, peer: str | None = None) -> Target:
         return min(ratios.values()) >= ratio if ratios else None
 
     return Target(f"{ratio:g} times the speed of {peer or 'the fastest peer'}", is_met)
+
+
+def gradients_at_most(share: float, peer: str) -> Target:
+    """Ours must need at most this share of the gradient evaluations of `peer`."""
+
+    def is_met(result: Mapping[str, Any]) -> bool | None:
+        counts = [result["sides"].get(s, {}).get("gradients") for s in (OURS, peer)]
+        return None if None in counts else counts[0] <= share * counts[1]
+
+    return Target(f"at most {share:g} of the gradients of {peer}", is_met)
 
 
 def at_most(seconds: float) -> Target:

@@ -82,7 +82,7 @@ def measure(
     on_turn: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Return the result of a task: what each side took, and the ratios to ours."""
-    rounds = min(rounds, task.max_rounds or rounds)
+    rounds = rounds if task.max_rounds is None else min(rounds, task.max_rounds)
     with contextlib.ExitStack() as stack:
         directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         on_turn("problem")
@@ -135,9 +135,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what a side took: medians over the runs after the first.
 
     The first run compiles and warms up: what it took beyond the median is the time of
-    compilation, unless the side measures that itself.
+    compilation, unless the side measures that itself. If it is the only one, it counts.
     """
-    first, later = runs[0], runs[1:]
+    first, later = runs[0], runs[1:] or runs
 
     def median(name: str) -> float:
         return statistics.median(run[name] for run in later)

@@ -16,7 +16,12 @@ from typing import Any
 import jax
 import rich.console
 
+import jaxrobust as jr
+
 console = rich.console.Console()
+
+# What `--threat` names.
+THREATS = {"linf": jr.Linf, "l2": jr.L2, "l1": jr.L1}
 
 
 @contextlib.contextmanager

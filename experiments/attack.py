@@ -21,7 +21,6 @@ LOSSES = {
     "margin": jr.losses.margin,
     "dlr": jr.losses.dlr,
 }
-THREATS = {"linf": jr.Linf, "l2": jr.L2, "l1": jr.L1}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +98,7 @@ def main(config: Config) -> jr.Report:
         model,
         data,
         attack=attack,
-        threat=THREATS[config.threat](config.eps, bounds=bounds),
+        threat=_common.THREATS[config.threat](config.eps, bounds=bounds),
         seed=config.seed,
         target=config.target,
         batch_size=config.batch_size,

@@ -18,7 +18,6 @@ import tyro
 import jaxrobust as jr
 from experiments import _common
 
-THREATS = {"linf": jr.Linf, "l2": jr.L2, "l1": jr.L1}
 ATTACKS = {
     "autoattack": jr.autoattack(),
     "autoattack-plus": jr.autoattack("plus"),
@@ -85,7 +84,7 @@ def run(config: Any, logits_fn: Any, data: Any, name: str) -> jr.Report:
         data.images(data.x_test),
         data.y_test,
         attack=ATTACKS[config.attack],
-        threat=THREATS[config.threat](config.eps),
+        threat=_common.THREATS[config.threat](config.eps),
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
         individually=config.individually,

@@ -1,10 +1,24 @@
 """The tasks, each file a kind; a new task is one more `Task` in one more list."""
 
 from benchmarks.task import Task
-from benchmarks.tasks import attack_batch, import_time, robust_accuracy, training
+from benchmarks.tasks import (
+    attack_batch,
+    autoattack,
+    curve,
+    import_time,
+    robust_accuracy,
+    training,
+)
 
 TASKS: dict[str, Task] = {
     task.name: task
-    for kind in (attack_batch, robust_accuracy, training, import_time)
+    for kind in (
+        attack_batch,
+        robust_accuracy,
+        autoattack,
+        curve,
+        training,
+        import_time,
+    )
     for task in kind.TASKS
 }

@@ -5,7 +5,6 @@ the next one only the images that are still classified correctly; so does this f
 foolbox is left out: its restarts (`attack.repeat`) attack every image every time.
 """
 
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -27,11 +26,14 @@ from benchmarks.task import (
 ACCURACY = "robust accuracy, %"
 CLEAN = "clean accuracy, %"
 _ATTACK = {"eps": 0.3, "num_steps": 40, "step_size": 0.01, "num_restarts": 10}
+_QUICK = {"num_steps": 3, "num_restarts": 2}
 # Images per batch of torchattacks; jaxrobust's is the default of `evaluate`.
 _TORCH_BATCH = 100
 
 
-def _prepare(training: str) -> Callable[[Options], Problem]:
+def prepare_mnist(
+    training: str, settings: dict[str, Any], quick: dict[str, Any]
+) -> Callable[[Options], Problem]:
     """Return what loads, or trains, the model and loads 1,000 test images."""
 
     def prepare(options: Options) -> Problem:
@@ -44,8 +46,8 @@ def _prepare(training: str) -> Callable[[Options], Problem]:
         model, spec, source = _model(training, data, options)
         x = np.asarray(data.images(data.x_test), np.float32)
         problem = weights.pack(model, spec, x[:8])
-        quick = {"num_steps": 3, "num_restarts": 2} if options.quick else {}
-        problem.settings.update(_ATTACK, **quick, data=name, model_from=source)
+        problem.settings.update(settings, data=name, model_from=source)
+        problem.settings.update(quick if options.quick else {})
         problem.arrays.update(x=x, y=np.asarray(data.y_test, np.int64))
         return problem
 
@@ -55,6 +57,7 @@ def _prepare(training: str) -> Callable[[Options], Problem]:
 def _model(training: str, data: Any, options: Options) -> tuple[Any, dict, str]:
     """Return the model, how to create it, and where it comes from."""
     import jaxrobust as jr
+    from experiments import published_weights
 
     spec: dict[str, Any] = {
         "name": "small_convnet",
@@ -66,7 +69,8 @@ def _model(training: str, data: Any, options: Options) -> tuple[Any, dict, str]:
         model, metadata = jr.training.load_checkpoint(path)
         return model, metadata["model"], "python -m experiments.robustness_table"
     if training == "PGD" and options.weights is not None:
-        return _public(spec, options.weights), spec, f"public {options.weights.name}"
+        model = published_weights.load_weights(options.weights)
+        return model, spec, f"public {options.weights.name}"
     if training == "PGD" and not options.quick:
         raise ValueError(
             "a robust model is needed: give --checkpoints DIR, the --out of python -m "
@@ -96,27 +100,6 @@ def _trained(spec: dict[str, Any], data: Any) -> Any:
     ).last
 
 
-def _public(spec: dict[str, Any], path: pathlib.Path) -> Any:
-    """Read weights in torch's layout; see `jaxrobust.models.SmallConvNet`."""
-    import jax.numpy as jnp
-
-    import jaxrobust as jr
-
-    model: Any = jr.models.create(**spec)
-    with np.load(path) as file:
-        for layer, number in ((model.conv1, 0), (model.conv2, 2)):
-            kernel = file[f"{number}.weight"].transpose(2, 3, 1, 0)
-            layer.kernel[...] = jnp.asarray(kernel)
-            layer.bias[...] = jnp.asarray(file[f"{number}.bias"])
-        # 28x28 images are 7x7 with 32 channels when they are flattened.
-        blocks = file["5.weight"].reshape(100, 32, 7, 7).transpose(2, 3, 1, 0)
-        model.dense.kernel[...] = jnp.asarray(blocks.reshape(-1, 100))
-        model.dense.bias[...] = jnp.asarray(file["5.bias"])
-        model.output.kernel[...] = jnp.asarray(file["7.weight"].T)
-        model.output.bias[...] = jnp.asarray(file["7.bias"])
-    return model
-
-
 def _jaxrobust(problem: Problem) -> Side:
     import jax
     import jax.numpy as jnp
@@ -131,43 +114,57 @@ def _jaxrobust(problem: Problem) -> Side:
     options = dict(attack=attack, threat=jr.Linf(settings["eps"]))
     x, y = (jnp.asarray(problem.arrays[name]) for name in ("x", "y"))
 
-    def describe(report: jr.Report) -> Outcome:
-        cost = report.cost or {}
-        figures = {
-            ACCURACY: 100 * report.robust_accuracy,
-            CLEAN: 100 * report.clean_accuracy,
-        }
-        return Outcome(cost.get("gradients"), cost.get("forwards"), figures)
-
     return Side(
-        lambda: jr.evaluate(logits_fn, x, y, key=jax.random.key(0), **options), describe
+        lambda: jr.evaluate(logits_fn, x, y, key=jax.random.key(0), **options),
+        describe_report,
     )
 
 
+def describe_report(report: Any) -> Outcome:
+    """Return the figures of a report of `jr.evaluate`."""
+    cost = report.cost or {}
+    figures = {
+        ACCURACY: 100 * report.robust_accuracy,
+        CLEAN: 100 * report.clean_accuracy,
+    }
+    return Outcome(cost.get("gradients"), cost.get("forwards"), figures)
+
+
 def _torchattacks(problem: Problem) -> Side:
+    import torchattacks
+
+    settings = problem.settings
+    options = dict(
+        eps=settings["eps"], alpha=settings["step_size"], steps=settings["num_steps"]
+    )
+    return torch_side(
+        problem,
+        lambda model: [
+            torchattacks.PGD(model, **options) for _ in range(settings["num_restarts"])
+        ],
+        _TORCH_BATCH,
+    )
+
+
+def torch_side(problem: Problem, attacks: Callable, batch_size: int) -> Side:
+    """Return the side that runs `attacks(model)` one after the other on what is left."""
     import torch
     import torchattacks
 
     from benchmarks import torch_models
 
-    settings, counter = problem.settings, peers.Counter()
+    counter = peers.Counter()
     model = counter.watch_torch(torch_models.load(problem))
     x = torch_models.images(problem.arrays["x"])
     y = torch.from_numpy(problem.arrays["y"])
-    options = dict(
-        eps=settings["eps"], alpha=settings["step_size"], steps=settings["num_steps"]
-    )
-    restarts = range(settings["num_restarts"])
-    attack = torchattacks.MultiAttack(
-        [torchattacks.PGD(model, **options) for _ in restarts]
-    )
+    attack = torchattacks.MultiAttack(attacks(model))
 
     def run() -> tuple[Any, Any]:
         torch.manual_seed(0)
         counter.clear()
         correct, robust = [], []
         for images, labels in zip(
-            x.split(_TORCH_BATCH), y.split(_TORCH_BATCH), strict=True
+            x.split(batch_size), y.split(batch_size), strict=True
         ):
             x_adv = attack(images, labels)
             with torch.no_grad():
@@ -187,7 +184,7 @@ def _task(name: str, title: str, training: str, target: Target) -> Task:
     return Task(
         name,
         f"robust accuracy, {title}, PGD-40 x 10, 1,000 images",
-        _prepare(training),
+        prepare_mnist(training, _ATTACK, _QUICK),
         {OURS: _jaxrobust, "torchattacks": _torchattacks},
         (target, agrees(ACCURACY, 0.2)),
         max_rounds=3,
