@@ -21,7 +21,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxrobust._conv_forward import NHWC, convolve, cut, pad, windows
-from jaxrobust._winograd import in_blocks
+from jaxrobust._winograd import count_blocks, in_blocks
 
 # Above it a strided input gradient by phases loses to scattering: measured for 1 to 512
 # input channels, even at 64 to 128.
@@ -239,8 +239,8 @@ def _kernel_gradient(strides, pads, precision, size, x, g):
     """Multiply the columns by the cotangent, a few images at a time."""
     shape = (*size, x.shape[-1], g.shape[-1])
     num_columns = g[0, ..., 0].size * math.prod(shape[:3])
-    most = max(1, _BLOCK_BYTES // (num_columns * x.dtype.itemsize))
-    num_blocks = -(-len(x) // most)
+    most = _BLOCK_BYTES // (num_columns * x.dtype.itemsize)
+    num_blocks = count_blocks(len(x), most)
 
     def add(total, block):
         columns = windows(strides, pads, size, g.shape[1:3], block[0])

@@ -38,7 +38,7 @@ def convolve(x, kernel, strides, pads, size, precision):
     transformed = _transform_kernel(kernel)
     tile_bytes = 16 * (math.prod(size) // 4) * x.shape[-1] * x.dtype.itemsize
     limit = max(_BLOCK_BYTES, transformed.size * x.dtype.itemsize)
-    num_blocks = -(-len(x) // max(1, limit // tile_bytes))
+    num_blocks = count_blocks(len(x), limit // tile_bytes)
 
     def convolve_block(x):
         # Padding all images before this loop took half as long again.
@@ -49,6 +49,16 @@ def convolve(x, kernel, strides, pads, size, precision):
         return convolve_block(x)
     out = lax.map(convolve_block, in_blocks(x, num_blocks))
     return out.reshape(-1, *out.shape[2:])[: len(x)]
+
+
+def count_blocks(num_images: int, most: int) -> int:
+    """Return the fewest blocks of at most so many images, rather of equal size.
+
+    Filling up the last block copies all images.
+    """
+    fewest = -(-num_images // max(1, most))
+    counts = range(fewest, min(2 * fewest, num_images) + 1)
+    return next((count for count in counts if num_images % count == 0), fewest)
 
 
 def in_blocks(x, num_blocks):

@@ -81,6 +81,44 @@ def plain_convolutions(fn: Callable) -> Callable:
     return jax.tree_util.Partial(_plain, fn)
 
 
+def is_slow_in_loops(fn: Callable, *args: Any) -> bool:
+    """Whether a loop around `fn` would hold convolutions that XLA:CPU runs slowly there.
+
+    Args:
+      fn: A pure function, with `fast_convolutions` where that is to be applied.
+      *args: Its arguments, or `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      Whether any convolution is left as it was; on other platforms False.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> def blur(x, kernel):
+      ...     return jax.lax.conv(x, kernel, (1, 1), "SAME")
+      >>> x, kernel = jnp.ones((1, 1, 5, 5)), jnp.ones((1, 1, 3, 3))
+      >>> is_slow_in_loops(blur, x, kernel)
+      True
+      >>> is_slow_in_loops(fast_convolutions(blur), x, kernel)
+      False
+    """
+    if jax.default_backend() != "cpu":
+        return False
+    return _has_convolution(jax.make_jaxpr(fn)(*args))
+
+
+def _has_convolution(value: Any) -> bool:
+    """Whether a jaxpr, or one inside the parameters of its equations, has one."""
+    if isinstance(value, tuple | list):
+        return any(map(_has_convolution, value))
+    if not isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+        return False
+    return any(
+        eqn.primitive is lax.conv_general_dilated_p
+        or _has_convolution(tuple(eqn.params.values()))
+        for eqn in value.eqns
+    )
+
+
 def _plain(fn, *args, **kwargs):
     # Part of the program, so that it is seen through any wrapper.
     with jax.named_scope(_PLAIN):

@@ -286,6 +286,26 @@ def test_training_applies_it():
     assert num_fast >= 2 and num_plain == 0
 
 
+def test_slow_in_loops():
+    """Grouped convolutions stay XLA's, wherever they are."""
+
+    def grouped(x):
+        kernel = jnp.ones((3, 3, 1, x.shape[-1]))
+        options = dict(dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", feature_group_count=x.shape[-1], **options
+        )
+
+    def in_loop(x):
+        return jax.lax.scan(lambda x, _: (jax.jit(grouped)(x), None), x, length=2)[0]
+
+    x = jnp.ones((2, 5, 5, 3))
+    is_slow = convolution.is_slow_in_loops
+    assert is_slow(jr.fast_convolutions(grouped), x)
+    assert is_slow(jax.grad(lambda x: jr.fast_convolutions(in_loop)(x).sum()), x)
+    assert not is_slow(lambda x: jnp.sin(x), x)
+
+
 # The function transform
 
 

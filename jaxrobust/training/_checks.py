@@ -61,6 +61,14 @@ def check_options(
         raise TypeError(f"key={key!r} is not a typed key: pass jax.random.key(seed).")
 
 
+def check_steps_per_call(steps: int | None) -> None:
+    """Check the number of steps in one call."""
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ValueError(
+            f"steps_per_call is {steps!r}; give a whole number of at least 1, or None."
+        )
+
+
 def to_scale(x: jax.Array, scale: float | None) -> float:
     """Return what the inputs are divided by."""
     if scale is not None:

@@ -1,5 +1,6 @@
 """The outer minimisation: an Optax loop over a jitted step, with exact resumption."""
 
+import collections
 import dataclasses
 import os
 import time
@@ -12,6 +13,7 @@ import optax
 from flax import nnx
 
 from jaxrobust._placing import Placing
+from jaxrobust.convolution import is_slow_in_loops
 from jaxrobust.training import _checks
 from jaxrobust.training.metrics import ProgressBar
 from jaxrobust.training.run import Run, RunDirectory
@@ -21,11 +23,15 @@ from jaxrobust.training.step import (
     copy_tree,
     epoch_order,
     make_train_step,
+    make_train_steps,
     make_validate,
     merge_eval,
     split_model,
 )
 from jaxrobust.types import Attack, Objective, Threat
+
+# On the CPU a call asks the system for its memory anew, and the bar should move.
+_STEPS_PER_CALL = collections.defaultdict(lambda: 100, cpu=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +85,7 @@ def fit(
     out: str | os.PathLike | None = None,
     metadata: Mapping[str, Any] | None = None,
     checkpoint_every: int | None = None,
+    steps_per_call: int | None = None,
     resume: bool = True,
     progress: bool = True,
 ) -> FitResult:
@@ -127,6 +134,9 @@ def fit(
       metadata: JSON values for the checkpoints; see `save_checkpoint`. A run is
           resumed with the same metadata only.
       checkpoint_every: steps between checkpoints; by default an epoch.
+      steps_per_call: steps that one call of the compiled program takes, without the
+          host; the bar moves once for each call. By default 100, and on the CPU 10, or 1
+          with convolutions that are slow in a loop there (with groups, say).
       resume: whether to continue what is in `out`; False replaces it.
       progress: whether to show a bar, on a terminal.
 
@@ -157,6 +167,8 @@ def fit(
     _checks.check_options(
         len(x), num_epochs, batch_size, checkpoint_every, ema_decay, attacked_mode, key
     )
+    steps_per_epoch = len(x) // batch_size
+    _checks.check_steps_per_call(steps_per_call)
     _checks.check_validation(validation, validation_attack, threat)
     options = dict(
         batch_size=batch_size,
@@ -189,8 +201,18 @@ def fit(
     run.state, run.best, x, y, validation = placing.replicate(
         (run.state, run.best, x, y, validation)
     )
+    if run.step == num_epochs * steps_per_epoch:
+        steps_per_call = 1  # there is nothing left to do, nor to trace
+    elif steps_per_call is None:
+        order = epoch_order(order_key, 0, len(x))
+        is_slow = is_slow_in_loops(train_step, run.state, x, y, order, step_key)
+        steps_per_call = 1 if is_slow else _STEPS_PER_CALL[jax.default_backend()]
+    steps_per_call = min(steps_per_call, steps_per_epoch)
+    train_steps = make_train_steps(train_step, steps_per_call)
     loop = _Loop(
-        train_step=lambda state, order: train_step(state, x, y, order, step_key),
+        train_steps=lambda state, order, num: train_steps(
+            state, x, y, order, step_key, num
+        ),
         validate=make_validate(
             views,
             validation,
@@ -201,7 +223,8 @@ def fit(
         ),
         order_of=lambda epoch: epoch_order(order_key, epoch, len(x)),
         num_epochs=num_epochs,
-        steps_per_epoch=len(x) // batch_size,
+        steps_per_epoch=steps_per_epoch,
+        steps_per_call=steps_per_call,
     )
     loop.run(run, directory, checkpoint_every, progress)
     last, best = (merge_eval(views, w) for w in (run.state.evaluated, run.best))
@@ -236,11 +259,12 @@ def _start(
 class _Loop:
     """The host's loop over epochs and steps; all arithmetic is in its functions."""
 
-    train_step: Callable[..., Any]
+    train_steps: Callable[..., Any]
     validate: Callable[[Weights], dict[str, float]]
     order_of: Callable[[int], jax.Array]
     num_epochs: int
     steps_per_epoch: int
+    steps_per_call: int
 
     def run(
         self,
@@ -259,11 +283,16 @@ class _Loop:
                 epoch, step_in_epoch = divmod(run.step, self.steps_per_epoch)
                 if step_in_epoch == 0:
                     order = self.order_of(epoch)
-                run.state, metrics = self.train_step(run.state, order)
-                run.means.push(run.step, metrics)
-                run.step += 1
+                num = min(
+                    self.steps_per_call,
+                    self.steps_per_epoch - step_in_epoch,
+                    every - run.step % every,
+                )
+                run.state, metrics = self.train_steps(run.state, order, num)
+                run.means.push(run.step, num, metrics)
+                run.step += num
                 bar.update(run.step, f"{epoch + 1}/{self.num_epochs}", run.means.latest)
-                if step_in_epoch + 1 == self.steps_per_epoch:
+                if run.step % self.steps_per_epoch == 0:
                     run.means.drain()
                     scores = self.validate(run.state.evaluated)
                     run.end_epoch(scores, time.monotonic() - start)

@@ -14,9 +14,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-# The host reads a step's metrics this many steps late: by then they are there, and
-# reading them does not make the device wait. It also bounds the queue of steps.
-STEPS_IN_FLIGHT = 8
+# The host reads the metrics of a call this many calls late: by then they are there, and
+# reading them does not make the device wait. It also bounds the queue of calls.
+CALLS_IN_FLIGHT = 8
 
 
 class EpochMeans:
@@ -35,10 +35,13 @@ class EpochMeans:
         self.latest: dict[str, float] = {}
         self._pending: collections.deque = collections.deque()
 
-    def push(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Take a step's metrics, which may still be being computed."""
-        self._pending.append((step, metrics))
-        if len(self._pending) > STEPS_IN_FLIGHT:
+    def push(self, step: int, num_steps: int, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics `[>= num_steps]` of the steps from `step` on.
+
+        They may still be being computed.
+        """
+        self._pending.append((step, num_steps, metrics))
+        if len(self._pending) > CALLS_IN_FLIGHT:
             self._read(*self._pending.popleft())
 
     def drain(self) -> None:
@@ -53,8 +56,13 @@ class EpochMeans:
         self.sums, self.count = {}, 0
         return means
 
-    def _read(self, step: int, metrics: dict[str, Any]) -> None:
-        self.latest = {k: float(v) for k, v in jax.device_get(metrics).items()}
+    def _read(self, step: int, num_steps: int, metrics: dict[str, Any]) -> None:
+        arrays = jax.device_get(metrics)
+        for i in range(num_steps):
+            self._add(step + i, {name: float(a[i]) for name, a in arrays.items()})
+
+    def _add(self, step: int, metrics: dict[str, float]) -> None:
+        self.latest = metrics
         for name in ("loss", "grad_norm"):
             if not math.isfinite(self.latest[name]):
                 raise FloatingPointError(

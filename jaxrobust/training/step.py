@@ -123,10 +123,10 @@ def make_train_step(
     ema_decay: float | None,
     placing: Placing,
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """Return the jitted step (state, x, y, order, key) -> (state, metrics)."""
+    """Return the step (state, x, y, order, key) -> (state, metrics)."""
     attacked_view = views.train if attacked_mode == "train" else views.eval
 
-    @partial(jax.jit, donate_argnums=0)
+    @jax.jit  # so that it is traced once, whoever looks at it
     def train_step(state, x, y, order, key):
         augment_key, objective_key = jax.random.split(
             jax.random.fold_in(key, state.step)
@@ -160,6 +160,31 @@ def make_train_step(
         return TrainState(state.step + 1, weights, opt_state, ema), metrics
 
     return train_step
+
+
+def make_train_steps(train_step: Callable, most: int) -> Callable:
+    """Return the jitted function that takes at most so many steps.
+
+    (state, x, y, order, key, num_steps) -> (state, metrics [most]); `num_steps` is traced,
+    and what the metrics hold beyond it means nothing.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def train_steps(state, x, y, order, key, num_steps):
+        if most == 1:
+            state, metrics = train_step(state, x, y, order, key)
+            return state, jax.tree.map(lambda value: value[None], metrics)
+
+        def step(i, carry):
+            state, log = carry
+            state, metrics = train_step(state, x, y, order, key)
+            return state, jax.tree.map(lambda a, v: a.at[i].set(v), log, metrics)
+
+        _, shapes = jax.eval_shape(train_step, state, x, y, order, key)
+        log = jax.tree.map(lambda v: jnp.zeros((most, *v.shape), v.dtype), shapes)
+        return jax.lax.fori_loop(0, num_steps, step, (state, log))
+
+    return train_steps
 
 
 def make_validate(

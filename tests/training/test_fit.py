@@ -227,6 +227,43 @@ def test_everything_is_compiled_once():
     assert traces == {"objective": 1, "attack": 1}
 
 
+@pytest.mark.parametrize("num", [4, 6, 100])
+def test_steps_without_the_host(whole_run, num):
+    """Several steps in one call, that need not divide the epoch, are the same steps."""
+    other = run(len(whole_run.history), steps_per_call=num)
+    for line, expected in zip(other.history, whole_run.history, strict=True):
+        # Another program may round differently; Adam amplifies that in a few epochs.
+        assert line["step"] == expected["step"]
+        assert line["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-3)
+    a, b = arrays_of(other.last), arrays_of(whole_run.last)
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-3, err_msg=name)
+
+
+def test_steps_per_call_stop_at_checkpoints(tmp_path):
+    """What is saved after 5 steps is the run after 5 steps."""
+    run(1, tmp_path / "a", checkpoint_every=5, steps_per_call=4)
+    run(1, tmp_path / "b", checkpoint_every=5, steps_per_call=1)
+    a, b = (read_metrics(tmp_path / name) for name in ("a", "b"))
+    assert [line["step"] for line in a] == [line["step"] for line in b] == [6]
+    assert a[0]["train_loss"] == pytest.approx(b[0]["train_loss"], rel=1e-4)
+
+
+def test_several_steps_are_compiled_once():
+    traces = []
+
+    def counting(trained_fn, attacked_fn, x, y, *, key, step):
+        traces.append(step)
+        return objective(trained_fn, attacked_fn, x, y, key=key, step=step)
+
+    x, y = data(100)
+    training.fit(
+        Net(), counting, optax.adam(0.01), x, y,
+        num_epochs=2, batch_size=16, key=killed_run.KEY, steps_per_call=4,
+    )  # fmt: skip
+    assert len(traces) == 1, "one program for calls of 4 and of 2 steps"
+
+
 # Validation and the best model.
 
 
@@ -437,6 +474,7 @@ def test_divergence_names_the_step_and_the_remedy():
         ({"threat": None}, ValueError, "validation_attack needs"),
         ({"validation": (jnp.ones((3, 6)), jnp.ones(2))}, ValueError, r"\(3, 6\)"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every is 0"),
+        ({"steps_per_call": 0}, ValueError, "steps_per_call is 0"),
         ({"scale": 0}, ValueError, "scale is 0"),
         ({"key": jnp.zeros(2, jnp.uint32)}, TypeError, r"jax.random.key\(seed\)"),
     ],
