@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxrobust import losses
 from jaxrobust._placing import Placing
+from jaxrobust.convolution import fast_convolutions, is_slow_in_loops
 from jaxrobust.evaluation._slots import Problem
 from jaxrobust.types import Array, LogitsFn, Threat
 
@@ -19,7 +20,9 @@ def prepare(
     """Place the model and classify the clean inputs."""
     logits_fn = placing.replicate(logits_fn)
     clean = over_batches(lambda x: logits(logits_fn, x), x, placing, size)
-    return Problem(logits_fn, threat, x, y, clean, placing)
+    batch = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+    is_slow = is_slow_in_loops(fast_convolutions(logits_fn), batch)
+    return Problem(logits_fn, threat, x, y, clean, placing, is_loop=not is_slow)
 
 
 def measure(

@@ -26,6 +26,9 @@ from jaxrobust.convolution import fast_convolutions
 
 EMPTY = -1  # in `rows`: nobody sits in this slot
 
+# An example that withstands so many steps is likely to withstand the rest.
+_FIRST_STEPS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -38,6 +41,7 @@ class Problem:
       y: What the loss takes, leaves `[N, ...]`.
       logits: Clean logits `[N, C]`.
       placing: Where batches go.
+      is_loop: Whether several steps may be one loop: not if convolutions are slow there.
     """
 
     logits_fn: Any
@@ -46,6 +50,7 @@ class Problem:
     y: Any
     logits: np.ndarray
     placing: Placing
+    is_loop: bool
 
     def threat_of(self, rows: np.ndarray) -> Any:
         """Return the threat with the radii of these examples."""
@@ -152,6 +157,18 @@ class Stage:
         """The attack that takes the steps."""
         return items.innermost(self.attack)
 
+    def keys_of(self, rows: np.ndarray) -> jax.Array | None:
+        """Return the keys of these examples."""
+        if self.keys is None:
+            return None
+        impl = jax.random.key_impl(self.keys)
+        return jax.random.wrap_key_data(jnp.asarray(self._key_data[rows]), impl=impl)
+
+    @functools.cached_property
+    def _key_data(self) -> np.ndarray:
+        # On the host, like the examples: an array of keys is slow to index.
+        return np.asarray(jax.random.key_data(cast(jax.Array, self.keys)))
+
 
 def begin(stage: Stage, problem: Problem, rows: np.ndarray, num_slots: int) -> Slots:
     """Seat the first of the open examples `rows`."""
@@ -177,19 +194,21 @@ def rounds(
 
 def _round(stage: Stage, problem: Problem, slots: Slots, found: Found) -> None:
     """Advance every slot by some steps, then let out who is done."""
-    num_steps = _steps_per_round(stage.inner)
+    num_steps = _steps_per_round(stage.inner, problem, slots)
     slots.state = _advance(
         stage.inner,
         problem.logits_fn,
         problem.threat_of(np.maximum(slots.rows, 0)),
         slots.state,
-        num_steps=num_steps,
+        num_steps,
+        is_loop=problem.is_loop,
     )
     steps, is_broken = problem.placing.fetch(
         (slots.state.step, slots.state.best_success)
     )
     needed = int((steps - slots.steps)[slots.is_taken].sum())
-    found.count(_step_cost(stage, problem), num_steps * len(slots.rows), needed)
+    cost = stage.inner.step_cost(problem.logits.shape[1])
+    found.count(cost, num_steps * len(slots.rows), needed)
     slots.steps = np.array(steps)
     is_over = is_broken | (steps >= stage.inner.num_evaluations)
     is_over &= slots.is_taken
@@ -231,21 +250,25 @@ def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:
             slots.rows[slot] = EMPTY
     slots.steps = np.where(is_new, 0, slots.steps)
     if is_new.any():
-        fresh = start(stage, problem, slots)
-        is_new = problem.placing.spread(is_new)
-        slots.state = (
-            fresh if slots.state is None else _select(is_new, fresh, slots.state)
-        )
+        if slots.state is None:
+            slots.state = start(stage, problem, slots)
+        else:
+            is_new = problem.placing.spread(is_new)
+            arguments = _arguments(stage, problem, slots)
+            slots.state = _restart(slots.state, is_new, *arguments)
 
 
 def start(stage: Stage, problem: Problem, slots: Slots) -> Any:
     """Return the state at the start of every slot's item."""
+    return _start(*_arguments(stage, problem, slots))
+
+
+def _arguments(stage: Stage, problem: Problem, slots: Slots) -> tuple[Any, ...]:
     rows = np.maximum(slots.rows, 0)
-    keys = None if stage.keys is None else stage.keys[rows]
     batch = (problem.x, problem.y, problem.logits)
     x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
-    batch = problem.placing.spread((x, y, logits, slots.items, keys))
-    return _start(stage.attack, problem.threat_of(rows), *batch)
+    batch = (x, y, logits, slots.items, stage.keys_of(rows))
+    return stage.attack, problem.threat_of(rows), *problem.placing.spread(batch)
 
 
 def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
@@ -272,39 +295,43 @@ def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
     return Slots(*arrays, slots.waiting, state)
 
 
-def _step_cost(stage: Stage, problem: Problem) -> Any:
-    """Return the evaluations of a step, which may grow with the number of classes."""
-    cost_of_step = getattr(stage.inner, "cost_of_step", None)
-    if cost_of_step is None:
-        return stage.inner.step_cost
-    return cost_of_step(problem.logits.shape[1])
-
-
-def _steps_per_round(attack: Any) -> int:
+def _steps_per_round(attack: Any, problem: Problem, slots: Slots) -> int:
     """Return how many steps one call of the compiled program takes.
 
-    Fewer waste less after an example has broken, more hide the time between calls. On
-    the CPU a gradient takes longer than a call, so one; a query to the model is cheap and
-    thousands are made.
+    Fewer waste less after an example has broken or reached its end, more hide the time
+    between calls. One while the examples are in their first steps, which break most of
+    those that break at all; then up to 6, as most slots have that many before them. A
+    query to the model is cheap and thousands are made.
     """
-    if attack.step_cost is not None and attack.step_cost.gradients == 0:
-        return min(20, attack.num_evaluations)
-    return 1 if jax.default_backend() == "cpu" else min(4, attack.num_evaluations)
+    num_steps = attack.num_evaluations
+    if not problem.is_loop:
+        return 1
+    if attack.step_cost(2).gradients == 0:
+        return min(20, num_steps)
+    done = slots.steps[slots.is_taken]
+    if np.median(done) < _FIRST_STEPS:
+        return 1
+    return int(np.clip(np.quantile(num_steps - done, 0.25, method="lower"), 1, 6))
 
 
-@functools.partial(jax.jit, static_argnames="num_steps", donate_argnames="state")
-def _advance(attack, logits_fn, threat, state, *, num_steps: int):
+@functools.partial(jax.jit, static_argnames="is_loop", donate_argnames="state")
+def _advance(attack, logits_fn, threat, state, num_steps, *, is_loop: bool):
     """Take steps; a slot whose item is over stands still."""
     logits_fn = fast_convolutions(logits_fn)
 
-    def step(state, _):
+    def step(_, state):
         moved = attack.step(logits_fn, state, threat=threat)
         is_over = state.best_success | (state.step >= attack.num_evaluations)
-        return _select(is_over, state, moved), None
+        return _select(is_over, state, moved)
 
-    if num_steps == 1:
-        return step(state, None)[0]
-    return jax.lax.scan(step, state, length=num_steps)[0]
+    if is_loop:
+        return jax.lax.fori_loop(0, num_steps, step, state)
+    return step(0, state)
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def _restart(state, is_new, attack, threat, x, y, logits, item, keys):
+    return _select(is_new, _start(attack, threat, x, y, logits, item, keys), state)
 
 
 @jax.jit
