@@ -20,20 +20,24 @@ _OF = {
 
 def papers(attack: Any, threat: Any) -> tuple[str, ...]:
     """Return the keys of the papers of an attack and of all that it is made of."""
-    found = dict.fromkeys(_collect(attack))
-    if type(threat).__name__ == "L1" and "croce2020autoattack" in found:
+    found = dict.fromkeys(_collect(attack, threat))
+    # It brought APGD and Square to l_1.
+    has_l1_version = {"croce2020autoattack", "andriushchenko2020"} & found.keys()
+    if type(threat).__name__ == "L1" and has_l1_version:
         found["croce2021l1"] = None
     found["carlini2019"] = None
     return tuple(found)
 
 
-def _collect(value: Any) -> list[str]:
+def _collect(value: Any, threat: Any) -> list[str]:
     keys = list(_OF.get(type(value).__name__, ()))
     if isinstance(value, tuple | list):
-        return [key for item in value for key in _collect(item)]
+        return [key for item in value for key in _collect(item, threat)]
+    if hasattr(value, "stages"):
+        return keys + _collect(value.stages(threat=threat), threat)
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            keys += _collect(getattr(value, field.name))
+            keys += _collect(getattr(value, field.name), threat)
     return keys
 
 

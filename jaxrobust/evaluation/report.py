@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrobust.evaluation import _pictures
 from jaxrobust.evaluation._papers import bibtex
 from jaxrobust.evaluation.intervals import wilson
 
@@ -219,11 +220,13 @@ class Report:
             "num_examples": len(self.y),
         }
 
-    def save(self, directory: str | os.PathLike) -> None:
-        """Write `report.json` (figures) and `report.npz` (arrays) to `directory`.
+    def save(self, directory: str | os.PathLike, *, pictures: bool = True) -> None:
+        """Write figures (`report.json`), arrays (`report.npz`) and pictures (PNG).
 
         Args:
           directory: Created if it is not there.
+          pictures: Whether to draw the accuracy after each attack and of each class, and
+            the confusion under attack.
 
         Raises:
           OSError: If it cannot be written.
@@ -234,6 +237,8 @@ class Report:
         (directory / "report.json").write_text(text)
         arrays = {name: storable(getattr(self, name)) for name in _ARRAYS}
         np.savez_compressed(directory / "report.npz", **arrays)
+        if pictures:
+            _pictures.save(self, directory)
 
     def __str__(self) -> str:
         figures = self.summary()

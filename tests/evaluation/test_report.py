@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
+from jaxrobust.evaluation import _papers, _pictures
 
 Y = np.array([0, 0, 1, 1])
 # Correct and robust; correct and broken; wrong; wrong, but right under attack.
@@ -66,6 +67,44 @@ def test_save(tmp_path):
     with np.load(tmp_path / "new" / "folder" / "report.npz") as arrays:
         np.testing.assert_array_equal(arrays["predicted_adv"], PREDICTED_ADV)
         np.testing.assert_array_equal(arrays["x_adv"], report.x_adv)
+
+
+def test_pictures(tmp_path):
+    """The bars are the accuracies of the report."""
+    report = make()
+    report.save(tmp_path)
+    for name in ("accuracy", "classes", "confusion"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    bars = _pictures._by_attack(report)
+    share, low, high = bars["attacked"]["all examples"]
+    assert (share, (low, high)) == (0.25, jr.evaluation.wilson(1, 4))
+    bars = _pictures._by_class(report)
+    assert list(bars) == [str(row["class"]) for row in report.per_class()]
+    assert bars["0"]["attacked"][0] == 0.5
+    report.save(tmp_path / "without", pictures=False)
+    assert not list((tmp_path / "without").glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("attack", "threat", "expected"),
+    [
+        (jr.FGSM(), jr.L1(1.0), {"goodfellow2015"}),
+        (jr.Square(), jr.Linf(0.1), {"andriushchenko2020"}),
+        (jr.Square(), jr.L1(1.0), {"andriushchenko2020", "croce2021l1"}),
+        (jr.Restarts(jr.PGD(), 2), jr.L2(1.0), {"madry2018"}),
+        (
+            jr.autoattack(),
+            jr.L2(1.0),
+            {"croce2020autoattack", "croce2020fab", "andriushchenko2020"},
+        ),
+        (jr.autoattack("rand"), jr.L1(1.0), {"croce2020autoattack", "croce2021l1"}),
+    ],
+)
+def test_papers(attack, threat, expected):
+    """All that an attack is made of is cited, and the paper on evaluation."""
+    keys = _papers.papers(attack, threat)
+    assert set(keys) == expected | {"carlini2019"}
+    assert all(f"{{{key}," in _papers.bibtex(keys) for key in keys)
 
 
 def test_table():
