@@ -1,6 +1,7 @@
 """Per-example helpers: the only place that knows that axis 0 is the batch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,22 @@ def flatten(x: jax.Array) -> jax.Array:
     return x.reshape(x.shape[0], -1)
 
 
+def zeros(x: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
+    """Return one zero for each example, `[B]`.
+
+    Carries of loops are derived from the data, so that they are sharded like it.
+    """
+    return jnp.zeros_like(flatten(x)[:, 0], dtype=dtype)
+
+
 def where(condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     """Select whole examples: `condition` is `[B]`, `a` and `b` are `[B, ...]`."""
     return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
+
+
+def take(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """Select the logit of class `y` in each row."""
+    return jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
 
 
 def unit_max(grad: jax.Array) -> jax.Array:

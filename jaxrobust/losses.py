@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxrobust import _batch
 from jaxrobust._repr import concise
 from jaxrobust.types import Loss
 
@@ -54,7 +55,7 @@ def negative_log_prob(log_probs: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(negative_log_prob(jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([1])))
       [1.3862944]
     """
-    return -_take(log_probs, y)
+    return -_batch.take(log_probs, y)
 
 
 def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -74,7 +75,7 @@ def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(margin(jnp.array([[1.0, 3.0, 2.0]]), jnp.array([1])))
       [-1.]
     """
-    return _largest_other(logits, y) - _take(logits, y)
+    return _largest_other(logits, y) - _batch.take(logits, y)
 
 
 def dlr(logits: jax.Array, y: jax.Array) -> jax.Array:
@@ -123,7 +124,7 @@ def dlr_targeted(logits: jax.Array, y: tuple[jax.Array, jax.Array]) -> jax.Array
       [-0.5]
     """
     labels, targets = y
-    difference = _take(logits, targets) - _take(logits, labels)
+    difference = _batch.take(logits, targets) - _batch.take(logits, labels)
     if logits.shape[-1] < 4:
         return difference
     top, _ = jax.lax.top_k(logits, 4)
@@ -221,10 +222,6 @@ def is_success(loss: Loss, logits: jax.Array, y: Any) -> jax.Array:
     if labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer):
         return predicted != labels
     return jnp.zeros_like(predicted, dtype=bool)
-
-
-def _take(logits: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
 
 
 def _largest_other(logits: jax.Array, y: jax.Array) -> jax.Array:

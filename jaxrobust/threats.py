@@ -6,6 +6,7 @@ fields are traced data, so a new `eps` compiles nothing and `jax.vmap` over `eps
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ class Linf:
         eps = _batch.expand(self.eps, x)
         low, high = _rounded_inwards(x, -eps), _rounded_inwards(x, eps)
         if self.bounds is not None:
-            lower, upper = _bounds(self, x)
+            lower, upper = bounds_like(self, x)
             low, high = jnp.maximum(low, lower), jnp.minimum(high, upper)
         return apply_mask(self, jnp.clip(x_adv, low, high), x)
 
@@ -230,7 +231,7 @@ def room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     low = high = jnp.full_like(x, jnp.inf)
     if threat.bounds is not None:
-        lower, upper = _bounds(threat, x)
+        lower, upper = bounds_like(threat, x)
         # A point a rounding error outside the bounds has no room, not a negative one.
         low, high = jnp.maximum(x - lower, 0), jnp.maximum(upper - x, 0)
     if threat.mask is not None:
@@ -239,7 +240,7 @@ def room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return -low, high
 
 
-def _bounds(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def bounds_like(threat: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the bounds in the shape and type of `x`."""
     assert threat.bounds is not None
     lower, upper = threat.bounds
@@ -249,12 +250,12 @@ def _bounds(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]
     )
 
 
-def _is_free(threat: Linf | L2 | L1, x: jax.Array) -> jax.Array:
+def _is_free(threat: Any, x: jax.Array) -> jax.Array:
     """Return the mask as booleans in the shape of `x`."""
     return jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
 
 
-def apply_mask(threat: Linf | L2 | L1, x_adv: jax.Array, x: jax.Array) -> jax.Array:
+def apply_mask(threat: Any, x_adv: jax.Array, x: jax.Array) -> jax.Array:
     """Return `x_adv` where the mask lets it differ from `x`, elsewhere `x`."""
     if threat.mask is None:
         return x_adv
@@ -264,7 +265,7 @@ def apply_mask(threat: Linf | L2 | L1, x_adv: jax.Array, x: jax.Array) -> jax.Ar
 def into_bounds(threat: Linf | L2 | L1, x_adv: jax.Array, x: jax.Array) -> jax.Array:
     """Return the point nearest to `x_adv` that bounds and mask allow, at any distance."""
     if threat.bounds is not None:
-        x_adv = jnp.clip(x_adv, *_bounds(threat, x))
+        x_adv = jnp.clip(x_adv, *bounds_like(threat, x))
     return apply_mask(threat, x_adv, x)
 
 

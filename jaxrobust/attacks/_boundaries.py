@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _hyperplanes, threats
+from jaxrobust import _batch, _hyperplanes, threats
 from jaxrobust.types import Array, LogitsFn
 
 
@@ -15,7 +15,7 @@ def towards_target(logits_fn: LogitsFn, x_adv: Array, y: Any, threat: Any):
 
     def total(x_adv: Array):
         logits = logits_fn(x_adv).astype(jnp.float32)
-        gap = _take(logits, targets) - _take(logits, labels)
+        gap = _batch.take(logits, targets) - _batch.take(logits, labels)
         return jnp.sum(gap), (gap, logits)
 
     w, (gap, logits) = jax.grad(total, has_aux=True)(x_adv)
@@ -38,7 +38,9 @@ def towards_any(logits_fn: LogitsFn, x_adv: Array, y: Array, threat: Any):
         y[None], num_classes
     )
     w = _usable(jax.vmap(lambda direction: pullback(direction)[0])(directions), threat)
-    gaps = jax.vmap(_take, (None, 0))(logits, others) - _take(logits, y)[None]
+    gaps = (
+        jax.vmap(_batch.take, (None, 0))(logits, others) - _batch.take(logits, y)[None]
+    )
     dual_norm = _hyperplanes.norm(
         w.reshape(*gaps.shape, -1), _hyperplanes.geometry_of(threat)[1]
     )
@@ -54,7 +56,3 @@ def _usable(w: Array, threat: Any) -> Array:
     w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
     w = jnp.where(jnp.isfinite(w), w, 0)
     return threats.apply_mask(threat, w, jnp.zeros_like(w))
-
-
-def _take(logits: Array, y: Array) -> Array:
-    return jnp.take_along_axis(logits, y[:, None], axis=-1)[:, 0]

@@ -112,5 +112,23 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
         return _run(attack, compiled_fn, x, y, threat, keys)
 
 
+def run(attack: Any, logits_fn, x, y, threat, keys, num_steps=None) -> jax.Array:
+    """Return `x_adv`: the loop over `step`, the shared body of every `run`."""
+    state = attack.init(x, y, threat=threat, keys=keys)
+    state, _ = jax.lax.scan(
+        lambda state, _: (attack.step(logits_fn, state, threat=threat), None),
+        state,
+        length=attack.num_evaluations if num_steps is None else num_steps,
+    )
+    return attack.finish(logits_fn, state)
+
+
+def restarted(attack: Any, num_restarts: int) -> Any:
+    """Return the attack repeated, the shared body of every function form."""
+    from jaxrobust.attacks.wrappers import Restarts
+
+    return attack if num_restarts == 1 else Restarts(attack, num_restarts)
+
+
 def _any_tracer(leaves) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

@@ -102,9 +102,9 @@ class APGD:
         """Calls of `step` until the state is final: the start is evaluated too."""
         return self.num_steps + 1
 
-    @property
-    def step_cost(self) -> Cost:
+    def step_cost(self, num_classes: int) -> Cost:
         """Evaluations of the model in one `step`."""
+        del num_classes
         return Cost(gradients=1, forwards=0)
 
     @property
@@ -126,13 +126,7 @@ class APGD:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks: the loop over `step`."""
-        state = self.init(x, y, threat=threat, keys=keys)
-        state, _ = jax.lax.scan(
-            lambda state, _: (self.step(logits_fn, state, threat=threat), None),
-            state,
-            length=self.num_evaluations,
-        )
-        return self.finish(logits_fn, state)
+        return _call.run(self, logits_fn, x, y, threat, keys)
 
     def init(
         self,
@@ -150,8 +144,7 @@ class APGD:
             assert keys is not None  # __call__ has said so
             start = _random_start(threat, keys, x)
         x_adv = _project(threat, start, x)
-        # Carries are derived from the data, so that they are sharded like it.
-        zero = jnp.zeros_like(_batch.flatten(x)[:, 0], dtype=jnp.float32)
+        zero = _batch.zeros(x)
         count = zero.astype(jnp.int32)
         return State(
             x=x,
@@ -243,11 +236,7 @@ def apgd(
       >>> print(x_adv)
       [[0.25 0.75]]
     """
-    from jaxrobust.attacks.wrappers import Restarts
-
-    attack = APGD(**settings)
-    if num_restarts != 1:
-        attack = Restarts(attack, num_restarts)
+    attack = _call.restarted(APGD(**settings), num_restarts)
     return attack(logits_fn, x, y, threat=threat, key=key)
 
 

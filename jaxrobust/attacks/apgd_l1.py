@@ -71,7 +71,7 @@ def stages(attack: Any) -> Stages:
 
 def init(attack: Any, x: Array, y: Any, threat: Any, keys, start) -> State:
     """Return the state at x + N(0, 1) projected, or at `start`; evaluates nothing."""
-    zero = jnp.zeros_like(_batch.flatten(x)[:, 0], dtype=jnp.float32)
+    zero = _batch.zeros(x)
     count = zero.astype(jnp.int32)
     plan = stages(attack)
     ball = _ball(threat, plan, count)

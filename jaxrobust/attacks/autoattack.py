@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import jax
-
 from jaxrobust import _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
@@ -53,17 +51,15 @@ class AutoAttack:
         """Whether a key must be given: the starting points are random."""
         return True
 
-    def stages(
-        self, *, threat: Threat, num_classes: int
-    ) -> tuple[tuple[str, Any], ...]:
+    def stages(self, *, threat: Threat) -> tuple[tuple[str, Any], ...]:
         """Return name and attack of each part, in the order of the reference.
+
+        With C classes there are at most C - 1 targets, and losses that need more classes
+        than there are fall back to the margin (`losses.dlr`).
 
         Args:
           threat: `Linf`, `L2` or `L1`; the l1 version has more restarts, fewer targets.
-          num_classes: With C classes there are at most C - 1 targets; losses that need
-            more classes than there are fall back to the margin (`losses.dlr`).
         """
-        del num_classes  # `Targets` and the losses look at the logits
         is_l1 = isinstance(threat, L1)
         dlr, targeted = losses.dlr, losses.dlr_targeted
         apgd_t = Targets(APGD(loss=targeted), 5 if is_l1 else 9)
@@ -91,7 +87,7 @@ class AutoAttack:
     @property
     def cost(self) -> Cost | None:
         """Evaluations for each example that nothing breaks; None where unknown."""
-        return self._worst_of(L2(0.0), 10).cost
+        return self._worst_of(L2(0.0)).cost
 
     def __call__(
         self,
@@ -110,13 +106,10 @@ class AutoAttack:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""
-        num_classes = jax.eval_shape(logits_fn, x).shape[-1]
-        attack = self._worst_of(threat, num_classes)
-        return attack.run(logits_fn, x, y, threat, keys)
+        return self._worst_of(threat).run(logits_fn, x, y, threat, keys)
 
-    def _worst_of(self, threat: Threat, num_classes: int) -> WorstOf:
-        stages = self.stages(threat=threat, num_classes=num_classes)
-        return WorstOf(tuple(attack for _, attack in stages))
+    def _worst_of(self, threat: Threat) -> WorstOf:
+        return WorstOf(tuple(attack for _, attack in self.stages(threat=threat)))
 
 
 def autoattack(version: str = "standard") -> AutoAttack:
@@ -144,7 +137,7 @@ def autoattack(version: str = "standard") -> AutoAttack:
 
     Example:
       >>> import jaxrobust as jr
-      >>> for name, part in jr.autoattack().stages(threat=jr.L2(0.5), num_classes=10):
+      >>> for name, part in jr.autoattack().stages(threat=jr.L2(0.5)):
       ...     print(name, part)
       APGD-CE APGD()
       APGD-T Targets(APGD(loss=dlr_targeted))

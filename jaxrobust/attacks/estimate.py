@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch
+from jaxrobust import _batch, threats
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -57,9 +57,13 @@ def estimate_gradient(
     def pair(k: Array) -> tuple[Array, Array]:
         """Return the signs of pair k and its two points."""
         draw = jax.vmap(lambda key: jax.random.rademacher(key, x_adv.shape[1:]))
-        sign = _free(threat, draw(_batch.fold_in(keys, k)).astype(wide.dtype))
+        sign = draw(_batch.fold_in(keys, k)).astype(wide.dtype)
+        sign = threats.apply_mask(threat, sign, jnp.zeros_like(sign))
         points = jnp.stack([wide + delta * sign, wide - delta * sign])
-        return sign, _within_bounds(threat, points.astype(x_adv.dtype))
+        points = points.astype(x_adv.dtype)
+        if threat.bounds is not None:
+            points = jnp.clip(points, *threats.bounds_like(threat, points))
+        return sign, points
 
     def chunk(total: Array, first: Array) -> tuple[Array, None]:
         sign, points = jax.vmap(pair)(first + jnp.arange(num_pairs))
@@ -86,19 +90,3 @@ def _losses(loss: Loss, logits_fn: LogitsFn, points: Array, y: Any) -> Array:
         y,
     )
     return loss(logits, y).reshape(lead)
-
-
-def _free(threat: Threat, sign: Array) -> Array:
-    if threat.mask is None:
-        return sign
-    return jnp.where(jnp.broadcast_to(threat.mask, sign.shape) != 0, sign, 0)
-
-
-def _within_bounds(threat: Threat, points: Array) -> Array:
-    if threat.bounds is None:
-        return points
-    lower, upper = (
-        jnp.broadcast_to(jnp.asarray(bound, points.dtype), points.shape)
-        for bound in threat.bounds
-    )
-    return jnp.clip(points, lower, upper)

@@ -6,7 +6,6 @@ A minimum-norm attack: its iterates leave the ball, the point that it returns do
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
@@ -94,13 +93,8 @@ class FAB:
         """How many calls of `step` make the state final."""
         return self.num_steps
 
-    @property
-    def step_cost(self) -> Cost | None:
-        """Evaluations of a step; None if untargeted: C - 1 gradients for C classes."""
-        return Cost(gradients=1, forwards=1) if self.targeted else None
-
-    def cost_of_step(self, num_classes: int) -> Cost:
-        """Return the evaluations of a step for a model of C classes."""
+    def step_cost(self, num_classes: int) -> Cost:
+        """Return the evaluations of a step: untargeted, C - 1 gradients for C classes."""
         return Cost(gradients=1 if self.targeted else num_classes - 1, forwards=1)
 
     @property
@@ -137,13 +131,7 @@ class FAB:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks: the loop over `step`."""
-        state = self.init(x, y, threat=threat, keys=keys)
-        state, _ = jax.lax.scan(
-            lambda state, _: (self.step(logits_fn, state, threat=threat), None),
-            state,
-            length=self.num_evaluations,
-        )
-        return self.finish(logits_fn, state)
+        return _call.run(self, logits_fn, x, y, threat, keys)
 
     def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
         """Return the state at the starting point; evaluates nothing."""
@@ -157,7 +145,7 @@ class FAB:
             # in AutoAttack, which however draws from the sphere and not the ball.
             x_adv = (x + 0.5 * (threat.sample(keys, x) - x)).astype(x.dtype)
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=wide)
+        zero = _batch.zeros(x, wide)
         return State(
             x=x,
             y=y,

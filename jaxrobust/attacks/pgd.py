@@ -106,9 +106,9 @@ class PGD:
         """Number of calls of `step` after which `best` includes the last iterate."""
         return self.num_steps + 1
 
-    @property
-    def step_cost(self) -> Cost:
+    def step_cost(self, num_classes: int) -> Cost:
         """Evaluations of one call of `step`."""
+        del num_classes
         return Cost(gradients=1, forwards=0)
 
     def __call__(
@@ -139,13 +139,7 @@ class PGD:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks: the loop over `step`."""
-        state = self.init(x, y, threat=threat, keys=keys)
-        state, _ = jax.lax.scan(
-            lambda state, _: (self.step(logits_fn, state, threat=threat), None),
-            state,
-            length=self.num_steps,
-        )
-        return self.finish(logits_fn, state)
+        return _call.run(self, logits_fn, x, y, threat, keys, self.num_steps)
 
     def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
         """Return the state at the starting point; evaluates nothing."""
@@ -153,8 +147,7 @@ class PGD:
         if self.random_start:
             assert keys is not None  # __call__ has said so
             x_adv = threat.sample(keys, x)
-        # Carries are derived from the data, so that they are sharded like it.
-        zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
+        zero = _batch.zeros(x)
         return State(
             x=x,
             y=y,
@@ -256,11 +249,7 @@ def pgd(
       >>> print(x_adv)
       [[0.25 0.75]]
     """
-    from jaxrobust.attacks.wrappers import Restarts
-
-    attack = PGD(**settings)
-    if num_restarts != 1:
-        attack = Restarts(attack, num_restarts)
+    attack = _call.restarted(PGD(**settings), num_restarts)
     return attack(logits_fn, x, y, threat=threat, key=key)
 
 

@@ -119,9 +119,9 @@ class SPSA:
         """Number of calls of `step` until the state is final."""
         return self.num_steps
 
-    @property
-    def step_cost(self) -> Cost:
+    def step_cost(self, num_classes: int) -> Cost:
         """Evaluations of the model in one `step`."""
+        del num_classes
         return Cost(gradients=0, forwards=self.num_samples + 1)
 
     @property
@@ -143,13 +143,7 @@ class SPSA:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks: the loop over `step`."""
-        state = self.init(x, y, threat=threat, keys=keys)
-        state, _ = jax.lax.scan(
-            lambda state, _: (self.step(logits_fn, state, threat=threat), None),
-            state,
-            length=self.num_evaluations,
-        )
-        return self.finish(logits_fn, state)
+        return _call.run(self, logits_fn, x, y, threat, keys)
 
     def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
         """Return the state at the starting point; evaluates nothing."""
@@ -220,11 +214,7 @@ def spsa(
       ...            num_samples=8, key=jax.random.key(0)))
       [[0.25 0.75]]
     """
-    from jaxrobust.attacks.wrappers import Restarts
-
-    attack = SPSA(**settings)
-    if num_restarts != 1:
-        attack = Restarts(attack, num_restarts)
+    attack = _call.restarted(SPSA(**settings), num_restarts)
     return attack(logits_fn, x, y, threat=threat, key=key)
 
 

@@ -88,9 +88,9 @@ class Square:
         """Number of calls of `step` until the state is final."""
         return self.num_queries
 
-    @property
-    def step_cost(self) -> Cost:
+    def step_cost(self, num_classes: int) -> Cost:
         """Evaluations of the model in one `step`."""
+        del num_classes
         return Cost(gradients=0, forwards=1)
 
     @property
@@ -112,20 +112,13 @@ class Square:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks: the loop over `step`."""
-        state = self.init(x, y, threat=threat, keys=keys)
-        state, _ = jax.lax.scan(
-            lambda state, _: (self.step(logits_fn, state, threat=threat), None),
-            state,
-            length=self.num_evaluations,
-        )
-        return self.finish(logits_fn, state)
+        return _call.run(self, logits_fn, x, y, threat, keys)
 
     def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
         """Return the state whose first proposal is random stripes; evaluates nothing."""
         assert keys is not None  # __call__ has said so
         start = _start(_batch.fold_in(keys, 0), x, threat)
-        # Carries are derived from the data, so that they are sharded like it.
-        zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
+        zero = _batch.zeros(x)
         return State(
             x=x,
             y=y,
@@ -217,11 +210,7 @@ def square(
       ...              num_queries=50, key=jax.random.key(0)))
       [[0.25 0.75]]
     """
-    from jaxrobust.attacks.wrappers import Restarts
-
-    attack = Square(**settings)
-    if num_restarts != 1:
-        attack = Restarts(attack, num_restarts)
+    attack = _call.restarted(Square(**settings), num_restarts)
     return attack(logits_fn, x, y, threat=threat, key=key)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxrobust.attacks.apgd import APGD
 from jaxrobust.attacks.autoattack import AutoAttack, autoattack
+from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.fab import FAB
 from jaxrobust.attacks.fgsm import FGSM
 from jaxrobust.attacks.pgd import PGD
@@ -65,9 +66,7 @@ def markdown() -> str:
 def _row(attack: Any) -> dict[str, str]:
     cost = attack.cost
     if cost is None:  # untargeted FAB: its cost grows with the number of classes
-        cost = type(attack.cost_of_step(10))(
-            *(n * attack.num_evaluations for n in attack.cost_of_step(10))
-        )
+        cost = Cost(*(n * attack.num_evaluations for n in attack.step_cost(10)))
     inner = attack.attack if isinstance(attack, Targets) else attack
     return {
         "attack": "autoattack()" if isinstance(attack, AutoAttack) else repr(attack),

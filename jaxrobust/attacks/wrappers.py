@@ -156,11 +156,9 @@ class WorstOf:
             total += cost + Cost(0, 1)
         return total
 
-    def stages(
-        self, *, threat: Threat, num_classes: int
-    ) -> tuple[tuple[str, Any], ...]:
+    def stages(self, *, threat: Threat) -> tuple[tuple[str, Any], ...]:
         """Return name and attack of each part, for an evaluation that stops early."""
-        del threat, num_classes
+        del threat
         return tuple((repr(attack), attack) for attack in self.attacks)
 
     def __call__(
@@ -187,7 +185,7 @@ class WorstOf:
 
 def nothing_yet(x: Array) -> tuple[Array, Array, Array]:
     """Return `x` as the best so far, to which any result is preferred."""
-    zero = jnp.zeros_like(x.reshape(x.shape[0], -1)[:, 0], dtype=jnp.float32)
+    zero = _batch.zeros(x)
     return x, zero > 0, zero - jnp.inf
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, losses
+from jaxrobust import _batch, losses, threats
 from jaxrobust.evaluation.diagnosis import Check, judged
 
 # Points along each line through the loss surface.
@@ -88,7 +88,7 @@ def _nudge(x: jax.Array, threat: Any) -> jax.Array:
     step = 10 * jnp.finfo(x.dtype).eps * jnp.max(jnp.abs(x))
     if threat.bounds is None:
         return (x + step).astype(x.dtype)
-    lower, upper = (jnp.broadcast_to(jnp.asarray(b), x.shape) for b in threat.bounds)
+    lower, upper = threats.bounds_like(threat, x)
     return jnp.where(x > (lower + upper) / 2, x - step, x + step).astype(x.dtype)
 
 

@@ -25,7 +25,7 @@ def of(
     if split is None or not is_queued:
         can_be = is_queued and _slots.can_be_queued(attack)
         return [Stage(attack, 0, repr(attack), keys, can_be)]
-    parts = split(threat=problem.threat, num_classes=problem.logits.shape[1])
+    parts = split(threat=problem.threat)
     return [
         Stage(
             part,

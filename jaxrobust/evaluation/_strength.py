@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, _pytree, losses
+from jaxrobust import _batch, _pytree, losses, threats
 from jaxrobust.attacks.pgd import PGD
 from jaxrobust.evaluation._program import straight_through
 from jaxrobust.evaluation.diagnosis import Check, judged
@@ -161,9 +161,7 @@ def _everything(threat: Any, x: Array) -> float:
     if threat.bounds is None:
         lower, upper = x.min(), x.max()
     else:
-        lower, upper = (
-            jnp.broadcast_to(jnp.asarray(b), x.shape) for b in threat.bounds
-        )
+        lower, upper = threats.bounds_like(threat, x)
     corner = threat.distance(upper + 0 * x, lower + 0 * x)
     smallest = jnp.min(jnp.asarray(threat.eps))
     return float(jnp.max(corner) / jnp.where(smallest > 0, smallest, 1))

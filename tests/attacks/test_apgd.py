@@ -337,7 +337,7 @@ def test_unknown_threats():
 
 def test_cost_and_function_form():
     """101 gradients for 100 steps, as the published algorithm; arguments pass through."""
-    assert jr.APGD().cost == (101, 0) and jr.APGD().step_cost == (1, 0)
+    assert jr.APGD().cost == (101, 0) and jr.APGD().step_cost(10) == (1, 0)
     settings = dict(threat=jr.Linf(0.05), key=jax.random.key(1))
     x_adv = jr.apgd(mlp, X, Y, num_steps=3, num_restarts=2, **settings)
     expected = jr.Restarts(jr.APGD(num_steps=3), 2)(mlp, X, Y, **settings)

@@ -291,9 +291,9 @@ def test_few_classes_in_half_precision(norm, classes):
 def test_cost():
     """The targeted form is countable; the other needs the number of classes."""
     attack = jr.FAB(num_steps=7, targeted=True)
-    assert attack.cost == (7, 7) and attack.step_cost == (1, 1)
+    assert attack.cost == (7, 7) and attack.step_cost(5) == (1, 1)
     assert attack.num_evaluations == 7
-    assert jr.FAB().cost is None and jr.FAB().step_cost is None
+    assert jr.FAB().cost is None and jr.FAB().step_cost(5) == (4, 1)
 
 
 def test_misuse():

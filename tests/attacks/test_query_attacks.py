@@ -80,7 +80,7 @@ def test_queries_are_counted(attack):
     jax.effects_barrier()
     assert attack.cost == jr.attacks.Cost(0, sum(seen) // len(X))
     steps = attack.num_evaluations
-    assert attack.cost == jr.attacks.Cost(*(steps * n for n in attack.step_cost))
+    assert attack.cost == jr.attacks.Cost(*(steps * n for n in attack.step_cost(10)))
 
 
 def quantized(x):
