@@ -49,7 +49,8 @@ class PGD:
       loss: Per-example loss to maximise; `jr.losses.targeted(loss)` takes `y` as target.
       random_start: Start uniformly in the ball instead of at `x`; needs a key.
       keep_best: Return the best iterate: a success rather than a failure, then the larger
-        loss. Costs one forward pass. False returns the last iterate.
+        loss. Costs one forward pass. False returns the last iterate, as a model that
+        draws at random needs: its best iterate is its luckiest draw.
       momentum: Decay mu of g <- mu g + grad / ||grad||_1; None for none.
       optimizer: Any optax transformation as the ascent rule instead of the steepest step,
         e.g. `optax.adam(0.01)`; it sets its own step size and acts on each example.

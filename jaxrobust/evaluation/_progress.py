@@ -31,12 +31,12 @@ class ProgressBar:
         )
         self._task: Any = None
 
-    def stage(self, name: str, num_open: int) -> None:
-        """Begin the bar of an attack on `num_open` examples."""
-        self._task = self._bar.add_task(name, total=num_open, text="")
+    def stage(self, name: str, num_items: int) -> None:
+        """Begin the bar of an attack that may take so many runs on single examples."""
+        self._task = self._bar.add_task(name, total=num_items, text="")
 
     def update(self, done: int, num_robust: int, num_examples: int) -> None:
-        """Show how many are decided, and the bound that follows."""
+        """Show how many runs are over or not needed, and the bound that follows."""
         low, high = wilson(num_robust, num_examples)
         bound = 100 * num_robust / num_examples
         text = f"robust <= {bound:.2f}% [{100 * low:.2f}, {100 * high:.2f}]"

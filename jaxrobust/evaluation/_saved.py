@@ -21,7 +21,7 @@ from jaxrobust.evaluation import _slots
 from jaxrobust.evaluation._slots import Found, Problem, Slots, Stage
 from jaxrobust.evaluation.report import storable
 
-_FORMAT = "jaxrobust-evaluation-1"
+_FORMAT = "jaxrobust-evaluation-2"
 
 
 @dataclasses.dataclass

@@ -111,7 +111,9 @@ class Slots:
       rows: Number of the example in each slot `[S]`, `EMPTY` for none.
       items: Number of its item `[S]`.
       steps: Evaluations of that item so far `[S]`.
-      waiting: Numbers of the examples that wait.
+      waiting: Numbers of the examples that wait, and of the item that is theirs next
+        `[M, 2]`. An example waits after each of its items, so that the last round of all
+        is as long as an item and not as all items of an example.
       state: The attack's state on the devices, leaves `[S, ...]`.
     """
 
@@ -125,6 +127,11 @@ class Slots:
     def is_taken(self) -> np.ndarray:
         """Which slots work on an example, `[S]`."""
         return self.rows != EMPTY
+
+    def num_items_left(self, num_items: int) -> int:
+        """Return how many items are still to be run, if nothing breaks."""
+        begun = np.concatenate([self.waiting[:, 1], self.items[self.is_taken]])
+        return int((num_items - begun).sum())
 
 
 def can_be_queued(attack: Any) -> bool:
@@ -174,7 +181,8 @@ def begin(stage: Stage, problem: Problem, rows: np.ndarray, num_slots: int) -> S
     """Seat the first of the open examples `rows`."""
     nobody = np.full(num_slots, EMPTY, np.int64)
     zeros = np.zeros(num_slots, np.int32)
-    slots = Slots(nobody, zeros, zeros.copy(), np.asarray(rows, np.int64), None)
+    waiting = np.stack([rows, np.zeros_like(rows)], axis=1).astype(np.int64)
+    slots = Slots(nobody, zeros, zeros.copy(), waiting, None)
     _seat(stage, problem, slots, np.ones(num_slots, bool))
     return slots
 
@@ -234,20 +242,19 @@ def _record(stage, problem, slots: Slots, found: Found, is_over, is_broken) -> N
 
 
 def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:
-    """Fill free slots: with the next item of an unbroken example, else with a new one."""
+    """Let unbroken examples wait for their next item, and seat those at the front."""
     num_items = items.num_items(stage.attack, problem.logits.shape[1])
+    if is_broken is not None:
+        goes_on = is_free & ~is_broken & (slots.items + 1 < num_items)
+        again = np.stack([slots.rows[goes_on], slots.items[goes_on] + 1], axis=1)
+        slots.waiting = np.concatenate([slots.waiting, again])
+    free = np.flatnonzero(is_free)
+    taken, free = free[: len(slots.waiting)], free[len(slots.waiting) :]
+    slots.rows[taken], slots.items[taken] = slots.waiting[: len(taken)].T
+    slots.rows[free] = EMPTY
+    slots.waiting = slots.waiting[len(taken) :]
     is_new = np.zeros(len(slots.rows), bool)
-    for slot in np.flatnonzero(is_free):
-        is_unbroken = is_broken is not None and not is_broken[slot]
-        if is_unbroken and slots.items[slot] + 1 < num_items:
-            slots.items[slot] += 1
-            is_new[slot] = True
-        elif len(slots.waiting):
-            slots.rows[slot], slots.waiting = slots.waiting[0], slots.waiting[1:]
-            slots.items[slot] = 0
-            is_new[slot] = True
-        else:
-            slots.rows[slot] = EMPTY
+    is_new[taken] = True
     slots.steps = np.where(is_new, 0, slots.steps)
     if is_new.any():
         if slots.state is None:

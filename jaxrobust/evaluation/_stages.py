@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import _batch, losses
+from jaxrobust.attacks import items
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.evaluation import _forward, _slots
 from jaxrobust.evaluation._saved import Saved, StateFile
@@ -90,7 +91,8 @@ def _run_stage(
     is_correct = problem.logits.argmax(-1) == y
     found = saved.found
     rows = np.flatnonzero(among & is_correct & (found.broken_by == -1))
-    bar.stage(stage.name, len(rows))
+    num_items = items.num_items(stage.attack, problem.logits.shape[1])
+    bar.stage(stage.name, num_items * len(rows))
     if not stage.is_queued:
         is_only = stage.number == 0 and saved.alone.shape[0] == 1
         rows = np.flatnonzero(among) if is_only else rows
@@ -100,9 +102,9 @@ def _run_stage(
         saved.slots = _slots.begin(stage, problem, rows, size)
     for slots in _slots.rounds(stage, problem, saved.slots, found):
         saved.slots = slots
-        num_left = len(slots.waiting) + int(slots.is_taken.sum())
+        items_left = slots.num_items_left(num_items)
         num_robust = int((is_correct & (found.broken_by == -1)).sum())
-        bar.update(len(rows) - num_left, num_robust, len(y))
+        bar.update(num_items * len(rows) - items_left, num_robust, len(y))
         file.save(saved, problem)
 
 
