@@ -16,12 +16,42 @@ from jaxrobust.attacks import table as attack_table
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _RESULTS = _ROOT / "experiments" / "results"
+_SPEED = _ROOT / "benchmarks" / "results" / "cpu.json"
 
 
 def render(name: str) -> str:
     """Return the Markdown of one result file, with where it comes from."""
     result = json.loads((_RESULTS / f"{name}.json").read_text())
     return _TABLES[result["experiment"]](result) + f"\n\n{_source(name, result)}"
+
+
+def render_speed() -> str:
+    """Return the table of the benchmark: ours, the fastest peer, and their ratio."""
+    tasks = json.loads(_SPEED.read_text())["tasks"]
+    lines = [
+        "| task | jaxrobust | fastest peer | peer / jaxrobust |",
+        "|---|---|---|---|",
+    ]
+    for task in tasks.values():
+        ratios = {n: r for n, r in task["ratios"].items() if not n.startswith("jaxr")}
+        if not ratios:
+            continue
+        peer = min(ratios, key=lambda name: ratios[name]["median"])
+        ratio, sides = ratios[peer], task["sides"]
+        spread = f" [{ratio['min']:.2f}, {ratio['max']:.2f}]" * (task["rounds"] > 1)
+        lines.append(
+            f"| {task['title']} | {sides['jaxrobust']['seconds']:.3g} s "
+            f"| {sides[peer]['seconds']:.3g} s ({peer}) | {ratio['median']:.2f}{spread} |"
+        )
+    where = next(iter(tasks.values()))["provenance"]
+    versions = where["versions"]
+    source = (
+        f"`python -m benchmarks.run`, {where['cores']} cores, {where['date'][:10]}, commit "
+        f"{where['commit'][:7]}, jaxlib {versions['jaxlib']}, torch {versions['torch']}, "
+        f"torchattacks {versions['torchattacks']}, foolbox {versions['foolbox']}; method, "
+        "memory, counts of gradients: [docs/benchmarks.md](docs/benchmarks.md)."
+    )
+    return "\n".join([*lines, "", source])
 
 
 def update(text: str) -> str:
@@ -32,6 +62,8 @@ def update(text: str) -> str:
 
     marked = r"(<!-- result: (\w+) -->)\n.*?\n?(<!-- end -->)"
     text = re.sub(marked, table, text, flags=re.DOTALL)
+    speed = r"(<!-- speed -->)\n.*?\n?(<!-- end -->)"
+    text = re.sub(speed, rf"\1\n{render_speed()}\n\2", text, flags=re.DOTALL)
     attacks = r"(<!-- attacks -->)\n.*?\n?(<!-- end -->)"
     replacement = rf"\1\n{attack_table.markdown()}\n\2"
     return re.sub(attacks, replacement, text, flags=re.DOTALL)
