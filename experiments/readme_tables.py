@@ -45,9 +45,10 @@ def render_speed() -> str:
         )
     where = next(iter(tasks.values()))["provenance"]
     versions = where["versions"]
+    commits = dict.fromkeys(t["provenance"]["commit"][:7] for t in tasks.values())
     source = (
         f"`python -m benchmarks.run`, {where['cores']} cores, {where['date'][:10]}, commit "
-        f"{where['commit'][:7]}, jaxlib {versions['jaxlib']}, torch {versions['torch']}, "
+        f"{' and '.join(commits)}, jaxlib {versions['jaxlib']}, torch {versions['torch']}, "
         f"torchattacks {versions['torchattacks']}, foolbox {versions['foolbox']}; method, "
         "memory, counts of gradients: [docs/benchmarks.md](docs/benchmarks.md)."
     )

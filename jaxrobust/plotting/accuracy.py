@@ -1,6 +1,6 @@
 """Accuracies with their intervals: over eps as curves, over models as bars."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,8 @@ def _bars(
 ) -> None:
     """Draw one bar of every group; `values` are rows (height, low, high) in percent."""
     height, low, high = values.T
-    error: Sequence[np.ndarray] = (height - low, high - height)
+    # An accuracy of 0 or 1 may lie outside of its interval by rounding.
+    error = np.maximum((height - low, high - height), 0)
     ax.bar(at, height, 0.92 * width, yerr=error, capsize=3, **style)
     for x, value, top in zip(at, height, high, strict=True):
         ax.text(x, top + 1.5, f"{value:.1f}", ha="center", fontsize=9)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -81,6 +82,12 @@ def test_pictures(tmp_path):
     bars = _pictures._by_class(report)
     assert list(bars) == [str(row["class"]) for row in report.per_class()]
     assert bars["0"]["attacked"][0] == 0.5
+    # Accuracies of 0 and 1 of many sizes: their intervals end there only by rounding.
+    for count in range(1, 40):
+        for share in (0.0, 1.0):
+            bar = _pictures._bar(share, count)
+            ax = jr.plotting.accuracy_bars({"all": {"clean": bar}})
+            plt.close(ax.figure)
     report.save(tmp_path / "without", pictures=False)
     assert not list((tmp_path / "without").glob("*.png"))
 
