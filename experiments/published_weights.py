@@ -1,7 +1,7 @@
 """AutoAttack on robust MNIST weights that others trained and published.
 
 Command   python -m experiments.published_weights FILE.npz --data-dir DIR
-Time      see experiments/results/published_weights.json (2 cores)
+Time      35 minutes of processor time (2 cores), see experiments/results
 Expected  for mnist_fast_adversarial_fgsm.npz: 98.50% clean and 82.93% under AutoAttack
           standard at 0.3 on the whole test set (fra31/auto-attack, README), to 0.2 points
 
