@@ -108,7 +108,9 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
         return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
     with _checks.explain_model_errors():
         _checks.check_logits(jax.eval_shape(_logits, compiled_fn, x), y)
-        _checks.check_not_probabilities(_logits(compiled_fn, x[:_FEW]))
+        # What is spread over devices cannot be cut anywhere.
+        few = x if len(x.devices()) > 1 else x[:_FEW]
+        _checks.check_not_probabilities(_logits(compiled_fn, few))
         return _run(attack, compiled_fn, x, y, threat, keys)
 
 
