@@ -26,6 +26,7 @@ ATTACKS = {
     "fab-t": jr.Targets(jr.FAB(targeted=True)),
     "square": jr.Square(),
     "pgd": jr.Restarts(jr.PGD(num_steps=40), 10),
+    "pgd-50": jr.Restarts(jr.PGD(num_steps=40), 50),
     "fgsm": jr.FGSM(),
 }
 
@@ -40,7 +41,8 @@ class Config:
     """Radius of the ball, in the units of the data: images are in [0, 1]."""
     threat: Literal["linf", "l2", "l1"] = "linf"
     attack: str = "autoattack"
-    """One of autoattack, autoattack-plus, apgd, apgd-t, fab-t, square, pgd, fgsm."""
+    """One of autoattack, autoattack-plus, apgd, apgd-t, fab-t, square, pgd (10 restarts),
+    pgd-50, fgsm."""
     individually: bool = False
     """Run each attack on all examples, to see what it breaks alone."""
     dataset: str | None = None

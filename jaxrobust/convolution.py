@@ -14,13 +14,17 @@ import jax
 import jax.extend
 import numpy as np
 from jax import lax
+from jax.extend import linear_util
 
 from jaxrobust import _conv_primitive, _pool_primitive
 
-# Primitives that run the jaxprs in their parameters as they are. Functions with rules of
-# their own (custom_jvp, custom_vjp) are not among them: their rules, which make the
-# derivatives, would not see an exchange.
+# Primitives that run the jaxprs in their parameters as they are.
 _TRANSPARENT = {"jit", "closed_call", "scan", "while", "cond", "remat2", "checkpoint"}
+
+# Functions with derivative rules of their own, and the parameters that hold these: two
+# make a program when they are asked for it, `bwd` is the user's function itself.
+_CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
+_MAKERS = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk")
 
 # The name of the scope whose convolutions stay as they are.
 _PLAIN = "plain_convolutions"
@@ -31,11 +35,10 @@ def fast_convolutions(fn: Callable) -> Callable:
 
     The convolutions may be anybody's: Flax, Equinox, Haiku, `jax.lax`. Two-dimensional
     ones in float32 or float64 without groups and dilation are exchanged, in any layout,
-    also inside `jit`, `scan`, `while`, `cond` and `checkpoint`; all others, and those
-    inside functions with derivatives of their own (`custom_jvp`, `custom_vjp`) or
-    `shard_map`, stay as they are. Values and derivatives of every kind and order are equal
-    to rounding. Where the default device is no CPU, or `fn` cannot be traced, `fn` is
-    called as it is.
+    also inside `jit`, `scan`, `while`, `cond`, `checkpoint`, `custom_jvp` and `custom_vjp`
+    (with the rules of these); all others, and those inside `shard_map`, stay as they are.
+    Values and derivatives of every kind and order are equal to rounding. Where the default
+    device is no CPU, or `fn` cannot be traced, `fn` is called as it is.
 
     Attacks, evaluation and training apply it by themselves. `plain_convolutions(fn)`
     turns it off for a function, the environment variable `JAXROBUST_PLAIN_CONVOLUTIONS=1`
@@ -185,7 +188,17 @@ def _exchange(jaxpr: Any) -> Any:
                 if params.get("policy") is not None:
                     params["policy"] = functools.partial(_policy, params["policy"])
                 return eqn.replace(params=params)
+        elif eqn.primitive.name in _CUSTOM:
+            inner = visit(eqn.params["call_jaxpr"])
+            if inner is not eqn.params["call_jaxpr"]:
+                params = {name: rule(name, value) for name, value in eqn.params.items()}
+                return eqn.replace(params=params | {"call_jaxpr": inner})
         return eqn
+
+    def rule(name, value):
+        if name in _MAKERS:
+            return _Maker(value, visit)
+        return _backward(value) if name == "bwd" else value
 
     def parameter(value):
         if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
@@ -199,6 +212,23 @@ def _exchange(jaxpr: Any) -> Any:
         return any(a is not b for a, b in zip(new, old, strict=True))
 
     return visit(jaxpr)
+
+
+class _Maker:
+    """A rule that makes a program, and exchanges in it; what JAX asks of such a rule."""
+
+    def __init__(self, rule: Any, visit: Callable):
+        self._rule, self._visit = rule, visit
+        self.debug_info = rule.debug_info
+
+    def call_wrapped(self, *args):
+        jaxpr, *rest = self._rule.call_wrapped(*args)
+        return self._visit(jaxpr), *rest
+
+
+@linear_util.transformation2
+def _backward(bwd, *args):
+    return fast_convolutions(bwd)(*args)
 
 
 def _policy(policy, primitive, *args, **params):
