@@ -72,10 +72,19 @@ VARIANTS = (
 PAIRS = [(a, t) for a in ATTACKS for t in NORMS if a not in VARIANTS or t == "l2"]
 PAIRS += [("pgd", t) for t in THREATS if t not in NORMS]
 PAIRS += [(a, "l2_mask") for a in ("apgd", "square", "spsa")]
+# What adds to the steps of another attack has one norm in the default run.
+MADE_OF_OTHERS = ("momentum", "adam", "fgsm_rs", "restarts", "worst_of")
 each_pair = pytest.mark.parametrize(
     "attack, threat",
-    [(ATTACKS[a], THREATS[t]) for a, t in PAIRS],
-    ids=[f"{a}-{t}" for a, t in PAIRS],
+    [
+        pytest.param(
+            ATTACKS[a],
+            THREATS[t],
+            id=f"{a}-{t}",
+            marks=[pytest.mark.slow] * (a in MADE_OF_OTHERS and t != "l2"),
+        )
+        for a, t in PAIRS
+    ],
 )
 each_attack = pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 each_threat = pytest.mark.parametrize("threat", THREATS.values(), ids=THREATS)
@@ -275,8 +284,8 @@ def test_a_new_model_of_the_same_shape_compiles_nothing():
     [
         ("fgsm", "linf"),
         ("pgd", "l1"),
-        ("restarts", "l2"),
-        ("square", "l1"),
+        pytest.param("restarts", "l2", marks=pytest.mark.slow),
+        pytest.param("square", "l1", marks=pytest.mark.slow),
         ("spsa", "l2"),
     ],
 )

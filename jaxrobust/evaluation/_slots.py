@@ -29,6 +29,9 @@ EMPTY = -1  # in `rows`: nobody sits in this slot
 # An example that withstands so many steps is likely to withstand the rest.
 _FIRST_STEPS = 8
 
+# So many steps, of all slots, are worth another program.
+_WORTH_COMPILING = 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -279,21 +282,22 @@ def _arguments(stage: Stage, problem: Problem, slots: Slots) -> tuple[Any, ...]:
 
 
 def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
-    """Move the last examples to fewer slots, in a program that has to be compiled.
+    """Move the last examples to half the slots, a quarter, ...
 
-    Compiling costs as much as some tens of steps; it is done where it saves more.
+    That program has to be compiled, which costs as much as some tens of steps (of a large
+    network few, of a small one many); it is done where it saves as many.
     """
     size, num_taken = len(slots.rows), int(slots.is_taken.sum())
     smaller, num_devices = size, problem.placing.num_devices
-    while smaller % 4 == 0 and smaller // 4 >= max(num_taken, num_devices):
-        smaller //= 4
+    while smaller % 2 == 0 and smaller // 2 >= max(num_taken, num_devices):
+        smaller //= 2
     if len(slots.waiting) or smaller == size or smaller % num_devices:
         return slots
     num_items = items.num_items(stage.attack, problem.logits.shape[1])
     items_left = num_items - 1 - slots.items[slots.is_taken]
     steps_left = stage.inner.num_evaluations * (items_left + 1)
     steps_left = int((steps_left - slots.steps[slots.is_taken]).max())
-    if steps_left * (1 - smaller / size) < 64:
+    if steps_left * (1 - smaller / size) < _WORTH_COMPILING:
         return slots
     # Taken slots first, in order; the rest are empty.
     chosen = np.argsort(~slots.is_taken, kind="stable")[:smaller]

@@ -122,7 +122,7 @@ def test_a_problem_survives_the_disk(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "pgd-tutorial",
+        pytest.param("pgd-tutorial", marks=pytest.mark.slow),
         pytest.param("accuracy-standard", marks=pytest.mark.slow),
         "train-fgsm",
         "import",
@@ -196,7 +196,13 @@ def test_mistakes_are_named(options):
     importlib.util.find_spec("torch") is None, reason="needs the group bench"
 )
 @pytest.mark.parametrize(
-    "name", ["tutorial_convnet", "madry_convnet", "small_convnet", "preact_resnet18"]
+    "name",
+    [
+        "tutorial_convnet",
+        "madry_convnet",
+        "small_convnet",
+        pytest.param("preact_resnet18", marks=pytest.mark.slow),
+    ],
 )
 def test_twins_in_torch_have_the_same_logits(name):
     """`torch_models.load` compares them; here that it does, on odd image sizes."""

@@ -56,6 +56,7 @@ def test_resumed_anywhere(tmp_path, monkeypatch, num_rounds, individually):
     assert not file.exists()  # an evaluation that has ended leaves nothing behind
 
 
+@pytest.mark.slow
 def test_killed_for_good(tmp_path):
     """SIGKILL in the middle of a real process, then the same command again."""
     command = [sys.executable, "-m", "tests.evaluation.killed_evaluation"]

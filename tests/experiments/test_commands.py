@@ -30,6 +30,7 @@ def table(tmp_path_factory):
     return robustness_table.main(robustness_table.parse(options)), out
 
 
+@pytest.mark.slow
 def test_table_writes_its_results(table):
     """Every file that the issue of the experiment names is there and holds the run."""
     result, out = table
@@ -46,6 +47,7 @@ def test_table_writes_its_results(table):
         assert (out / training / "last").is_dir()
 
 
+@pytest.mark.slow
 def test_table_agrees_with_its_saved_reports(table):
     """The cell under PGD is the accuracy recomputed from the saved predictions."""
     result, out = table
@@ -55,6 +57,7 @@ def test_table_agrees_with_its_saved_reports(table):
         assert result["table"][training]["cells"]["PGD"]["accuracy"] == accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -78,6 +81,7 @@ def test_attack_command(table, tmp_path, options):
     assert (tmp_path / "adversarial.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_fgsm_experiment_summarises_its_seeds(tmp_path):
     """Mean and spread are those of the runs, which differ by seed."""
     recipe = mnist_fgsm.dataclasses.replace(
@@ -100,6 +104,7 @@ def test_fgsm_experiment_summarises_its_seeds(tmp_path):
     assert summary["std"] == pytest.approx(np.std(errors, ddof=1))
 
 
+@pytest.mark.slow
 def test_linear_experiment_shows_the_lectures_pattern(tmp_path):
     """Standard training falls to the exact attack, robust training holds: on digits."""
     config = linear_mnist.Config(dataset="digits", out=tmp_path, num_seeds=1, eps=0.3)

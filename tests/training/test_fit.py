@@ -362,6 +362,7 @@ def test_interrupted_within_an_epoch(whole_run, tmp_path, monkeypatch, num_saves
     assert read_metrics(tmp_path) == resumed.history
 
 
+@pytest.mark.slow
 def test_killed_process(whole_run, tmp_path):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "tests.training.killed_run", str(out), "10000"]
