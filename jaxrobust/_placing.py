@@ -66,7 +66,7 @@ class Placing:
 
     def fetch(self, tree: Any) -> Any:
         """Return the arrays on the host, whole, on every process."""
-        if self.mesh is not None and jax.process_count() > 1:
+        if self.mesh is not None and not all(map(_is_here, jax.tree.leaves(tree))):
             tree = jax.jit(_same, out_shardings=self._sharding())(tree)
         return jax.device_get(tree)
 
@@ -82,6 +82,13 @@ class Placing:
         return NamedSharding(
             self.mesh, PartitionSpec(axes) if axes else PartitionSpec()
         )
+
+
+def _is_here(leaf: Any) -> bool:
+    """Whether this process can read the whole array."""
+    if not isinstance(leaf, jax.Array):
+        return True
+    return leaf.is_fully_addressable or leaf.is_fully_replicated
 
 
 def _same(tree: Any) -> Any:

@@ -1,7 +1,8 @@
 """The state file of an evaluation: a killed run goes on where it was saved.
 
 Everything between two rounds is in it, the attack's state in every slot included, so that
-the resumed run takes the steps that the uninterrupted one would have taken.
+the resumed run takes the steps that the uninterrupted one would have taken. Of several
+processes all read it, and process 0 alone writes, when its clock says so.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import _processes
 from jaxrobust.evaluation import _slots
 from jaxrobust.evaluation._slots import Found, Problem, Slots, Stage
 from jaxrobust.evaluation.report import storable
@@ -53,11 +55,17 @@ class StateFile:
         self._fingerprint, self._every = fingerprint, every
         self._last = time.monotonic()
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            parent = self.path.parent
+            _processes.first(
+                lambda: parent.mkdir(parents=True, exist_ok=True), f"making {parent}"
+            )
+            _processes.check_shared(self.path)
 
     def save(self, saved: Saved, problem: Problem) -> None:
         """Write whole or not at all, if it is time."""
-        if self.path is None or time.monotonic() - self._last < self._every:
+        if self.path is None:
+            return
+        if not _processes.decide(time.monotonic() - self._last >= self._every):
             return
         arrays = _to_arrays(saved, problem.placing) | {"logits": problem.logits}
         meta = {
@@ -67,12 +75,9 @@ class StateFile:
             "found": saved.found.counts,
             "total": saved.total.counts,
         }
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        with temporary.open("wb") as file:
-            cast(Any, np.savez)(file, meta=np.array(json.dumps(meta)), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
+        arrays["meta"] = np.array(json.dumps(meta))
+        path = self.path
+        _processes.first(lambda: _write(path, arrays), f"writing {path}")
         self._last = time.monotonic()
 
     def load(self, problem: Problem, stages: Any) -> Saved | None:
@@ -81,6 +86,14 @@ class StateFile:
         Raises:
           ValueError: If the file is not one, or is that of another evaluation.
         """
+        if self.path is None:
+            return None
+        _processes.check_same(self.path)
+        read = _processes.together(lambda: self._read(problem), f"reading {self.path}")
+        return None if read is None else _from_arrays(*read, problem, stages)
+
+    def _read(self, problem: Problem) -> tuple[dict[str, np.ndarray], Any] | None:
+        """Return the arrays and what is said of them, after checking both."""
         if self.path is None or not self.path.exists():
             return None
         advice = "give another state_file, or remove it to begin again."
@@ -105,12 +118,13 @@ class StateFile:
                 f"{self.path} belongs to another evaluation (another model, data, attack, "
                 f"threat, key, batch size or version): {advice}"
             )
-        return _from_arrays(arrays, meta, problem, stages)
+        return arrays, meta
 
     def remove(self) -> None:
         """Remove the file of an evaluation that has ended."""
         if self.path is not None:
-            self.path.unlink(missing_ok=True)
+            path = self.path
+            _processes.first(lambda: path.unlink(missing_ok=True), f"removing {path}")
 
 
 def fingerprint(problem: Problem, settings: dict[str, Any], extra: Any) -> str:
@@ -120,6 +134,15 @@ def fingerprint(problem: Problem, settings: dict[str, Any], extra: Any) -> str:
     for leaf in (*leaves, *jax.tree.leaves(extra)):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()
+
+
+def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        cast(Any, np.savez)(file, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 _FOUND = ("x_adv", "loss", "broken_by")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _checks
+from jaxrobust import _batch, _checks, _processes
 from jaxrobust._placing import Placing
 from jaxrobust.attacks._call import as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
@@ -69,7 +69,8 @@ def evaluate(
         survive the earlier ones, to report what each breaks alone.
       mesh: Devices over which batches are spread; the model's arrays are copied to all
         of them unless they are on the mesh already.
-      state_file: Where to save the state; a run that was killed goes on from there.
+      state_file: Where to save the state; a run that was killed goes on from there. On
+        several processes, a path on a file system that all of them see.
       save_every: Seconds between two savings.
       progress: Whether to show a bar, on a terminal.
 
@@ -90,7 +91,8 @@ def evaluate(
     key = _checks.check_key(attack, key)
     x, y = _checks.check_inputs(x, y, threat)
     _check_examples(x, y, groups=groups, among=among)
-    _check_options(threat, len(y), stop_early, individually, state_file)
+    _check_options(threat, len(y), stop_early, individually)
+    _processes.check_path("state_file", state_file, mesh)
     target = y if target is None else jax.tree.map(jnp.asarray, target)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
@@ -176,7 +178,7 @@ def _check_examples(x: Array, y: Array, **one_each: Any) -> None:
 
 
 def _check_options(
-    threat: Any, count: int, stop_early: bool, individually: bool, state_file: Any
+    threat: Any, count: int, stop_early: bool, individually: bool
 ) -> None:
     if np.shape(threat.eps) not in ((), (count,)):
         raise ValueError(
@@ -187,11 +189,6 @@ def _check_options(
         raise ValueError(
             "individually=True runs the parts of an attack one by one, stop_early=False "
             "runs it as a whole: choose one of them."
-        )
-    if state_file is not None and jax.process_count() > 1:
-        raise ValueError(
-            "state_file is for one process: on several, evaluate parts of the data "
-            "(among=...) one after the other and save each report."
         )
 
 

@@ -103,15 +103,10 @@ def check_steps(done: int, num_steps: int) -> None:
         )
 
 
-def check_mesh(mesh: Any, batch_size: int, out: Any) -> None:
-    """Raise where a batch cannot be spread, or files would be written twice."""
+def check_mesh(mesh: Any, batch_size: int) -> None:
+    """Raise where a batch cannot be spread."""
     if mesh is not None and batch_size % mesh.size:
         raise ValueError(
             f"batch_size={batch_size} cannot be spread over {mesh.size} devices: choose "
             "a multiple of their number."
-        )
-    if out is not None and jax.process_count() > 1:
-        raise ValueError(
-            "fit(out=...) writes checkpoints on one process only: on several, pass "
-            "out=None and save `result.best` with save_checkpoint on process 0."
         )

@@ -96,7 +96,7 @@ def prepare_out(path: str | os.PathLike) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another host's process may have this number
     except OSError as error:
         raise type(error)(
             f"cannot write to the output directory {path}: {error.strerror}. "

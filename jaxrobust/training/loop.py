@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxrobust import _processes
 from jaxrobust._placing import Placing
 from jaxrobust.convolution import is_slow_in_loops
 from jaxrobust.training import _checks
@@ -130,7 +131,8 @@ def fit(
       mesh: devices over which each batch is spread, all axes together; parameters
           are copied to all of them, unless they are on the mesh already. The result is that
           of one device up to rounding.
-      out: output directory.
+      out: output directory; on several processes, on a file system that all of them
+          see. Process 0 alone writes there.
       metadata: JSON values for the checkpoints; see `save_checkpoint`. A run is
           resumed with the same metadata only.
       checkpoint_every: steps between checkpoints; by default an epoch.
@@ -187,9 +189,10 @@ def fit(
         threat=threat,
         **options,
     )
-    directory = RunDirectory(out, settings, metadata or {}) if out else None
     placing = Placing(mesh)
-    _checks.check_mesh(mesh, batch_size, out)
+    _checks.check_mesh(mesh, batch_size)
+    _processes.check_path("out", out or None, mesh)
+    directory = RunDirectory(out, settings, metadata or {}, placing) if out else None
     order_key, step_key, scoring_key = placing.replicate(
         tuple(jax.random.split(key, 3))
     )

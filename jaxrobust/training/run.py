@@ -6,12 +6,16 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import _processes
+from jaxrobust._placing import Placing
 from jaxrobust.training import storage
 from jaxrobust.training.checkpoint import prepare_out, to_json
 from jaxrobust.training.metrics import EpochMeans
@@ -58,16 +62,23 @@ class Run:
 
 
 class RunDirectory:
-    """The files of a run: `metrics.jsonl`, `last` and `best`."""
+    """The files of a run: `metrics.jsonl`, `last` and `best`.
+
+    Of several processes all read them, and process 0 alone writes.
+    """
 
     def __init__(
         self,
         path: str | os.PathLike,
         settings: Mapping[str, Any],
         metadata: Mapping[str, Any],
+        placing: Placing,
     ):
         """Prepare the directory; `settings` must agree when a run is resumed."""
-        self.path = prepare_out(path)
+        self.path = Path(path).absolute()
+        _processes.first(lambda: prepare_out(path), f"preparing {self.path}")
+        _processes.check_shared(self.path / "last")
+        self._placing = placing
         self._metadata = to_json(metadata)
         nested = {f"metadata[{name!r}]": v for name, v in self._metadata.items()}
         self._settings = {name: describe(value) for name, value in settings.items()}
@@ -78,13 +89,11 @@ class RunDirectory:
     def restore(self, run: Run) -> Run:
         """Return the run of `last`, or the given one where there is none yet."""
         last = self.path / "last"
-        if not storage.exists(last):
+        _processes.check_same(storage.info_file(last))
+        read = _processes.together(lambda: self._read(last), f"reading {last}")
+        if read is None:
             return run
-        saved = storage.read_info(last).get("run")
-        if saved is None:
-            raise ValueError(f"{last} is a model, not a run. Choose another out.")
-        self._check_settings(saved["settings"])
-        arrays = storage.read_arrays(last, "training")
+        saved, arrays = read
         template = {"state": run.state, "best": run.best}
         trees = storage.from_arrays(last, template, arrays)
         return Run(
@@ -94,22 +103,42 @@ class RunDirectory:
             **{name: saved[name] for name in _HOST_FIELDS},
         )
 
+    def _read(self, last: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+        """Return what `last` says of its run, and the arrays; None where it is not."""
+        if not storage.exists(last):
+            return None
+        saved = storage.read_info(last).get("run")
+        if saved is None:
+            raise ValueError(f"{last} is a model, not a run. Choose another out.")
+        self._check_settings(saved["settings"])
+        return saved, storage.read_arrays(last, "training")
+
     def start(self, run: Run) -> None:
         """Write the metrics of the epochs done: those of lost steps go."""
-        lines = [json.dumps(line) + "\n" for line in run.history]
+        text = "".join(json.dumps(line) + "\n" for line in run.history)
         temporary = self.path / "metrics.jsonl.tmp"
-        temporary.write_text("".join(lines))
-        temporary.replace(self.path / "metrics.jsonl")
+
+        def write() -> None:
+            temporary.write_text(text)
+            temporary.replace(self.path / "metrics.jsonl")
+
+        _processes.first(write, f"writing {temporary}")
 
     def clear(self) -> None:
         """Remove an earlier run."""
         for name in ("last", "best"):
-            storage.remove(self.path / name)
+            path = self.path / name
+            _processes.first(partial(storage.remove, path), f"removing {path}")
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append an epoch's metrics."""
-        with open(self.path / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(line) + "\n")
+        metrics = self.path / "metrics.jsonl"
+
+        def append() -> None:
+            with metrics.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+        _processes.first(append, f"writing {metrics}")
 
     def save(self, run: Run) -> None:
         """Write both checkpoints; `last`, being written last, is what counts."""
@@ -127,12 +156,14 @@ class RunDirectory:
         )
 
     def _write(self, name, weights, metrics, training=None, **info) -> None:
-        to_arrays = storage.to_arrays
+        to_arrays = partial(storage.to_arrays, fetch=self._placing.fetch)
         items = {"model": to_arrays(weights.params) | to_arrays(weights.rest)}
         if training is not None:
             items["training"] = to_arrays(training)
         metadata = self._metadata | {"metrics": metrics}
-        storage.write(self.path / name, items, {"metadata": metadata, **info})
+        path, info = self.path / name, {"metadata": metadata, **info}
+        write = partial(storage.write, path, items, info)
+        _processes.first(write, f"writing {path}")
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         names = sorted(saved.keys() | self._settings.keys())

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def write(
         shutil.rmtree(earlier, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
         for name, arrays in items.items():
             checkpointer.save(temporary / name, dict(arrays))
             checkpointer.wait_until_finished()
@@ -59,6 +59,12 @@ def write(
         path.rename(earlier)
     temporary.rename(path)
     shutil.rmtree(earlier, ignore_errors=True)
+
+
+def info_file(path: str | os.PathLike) -> Path:
+    """Return the file that tells one checkpoint at `path` from another."""
+    path = Path(path).absolute()
+    return (_existing(path) or path) / _INFO
 
 
 def exists(path: str | os.PathLike) -> bool:
@@ -112,7 +118,7 @@ def read_arrays(path: str | os.PathLike, item: str) -> dict[str, np.ndarray]:
     if shapes is None:
         raise ValueError(f"{path} holds no {item!r} arrays; it is not a run's `last`.")
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             targets = {name: _empty(shape) for name, shape in shapes.items()}
             arrays = checkpointer.restore((_existing(path) or path) / item, targets)
     except Exception as error:  # Orbax and TensorStore raise many kinds
@@ -122,27 +128,50 @@ def read_arrays(path: str | os.PathLike, item: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def to_arrays(tree: Any) -> dict[str, np.ndarray]:
-    """Fetch a pytree to the host as name -> array; keys become their data."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(nnx.as_pure(tree))
-    return {
-        _name(path): np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        for path, leaf in leaves
-    }
+def to_arrays(
+    tree: Any, fetch: Callable[[Any], Any] = jax.device_get
+) -> dict[str, np.ndarray]:
+    """Fetch a pytree to the host as name -> array; keys become their data.
+
+    `fetch` is called once for each array, on several processes by all of them.
+    """
+    named = _named(nnx.as_pure(tree))
+    return {name: np.asarray(fetch(leaf)) for name, leaf in named.items()}
 
 
 def from_arrays(path: str | os.PathLike, tree: Any, arrays: dict[str, Any]) -> Any:
-    """Return the pytree with the arrays of a checkpoint, placed on the device."""
+    """Return the pytree with the arrays of a checkpoint, placed on the device.
+
+    What is spread over several devices in `tree` is spread again.
+    """
     pure = nnx.as_pure(tree)
-    _check_architecture(path, _shapes(to_arrays(pure)), _shapes(arrays))
+    _check_architecture(path, _shapes(_named(pure)), _shapes(arrays))
 
     def restore(path, leaf):
-        array = jnp.array(arrays[_name(path)])
+        array = _place(arrays[_name(path)], _plain(leaf))
         if _is_key(leaf):
             return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
         return array
 
     return jax.tree_util.tree_map_with_path(restore, pure)
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    """Return the leaves, name -> array."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_name(path): _plain(leaf) for path, leaf in leaves}
+
+
+def _plain(leaf: Any) -> Any:
+    """Return keys as their data."""
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _place(array: np.ndarray, like: Any) -> jax.Array:
+    is_spread = isinstance(like, jax.Array) and len(like.sharding.device_set) > 1
+    return jax.device_put(array, like.sharding) if is_spread else jnp.array(array)
 
 
 def _check_architecture(
@@ -160,7 +189,7 @@ def _check_architecture(
         )
 
 
-def _shapes(arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _shapes(arrays: Mapping[str, Any]) -> dict[str, str]:
     """Return name -> "float32[3,4]"."""
     return {
         name: f"{array.dtype}[{','.join(map(str, array.shape))}]"
@@ -173,6 +202,17 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     for name in sorted(arrays):
         crc = zlib.crc32(arrays[name].tobytes(), crc)
     return crc
+
+
+def _checkpointer() -> ocp.StandardCheckpointer:
+    """Return one that waits for no other process: the caller says who writes."""
+    process = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(
+        primary_host=process,
+        active_processes={process},
+        barrier_sync_key_prefix=f"process{process}",
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=options)
 
 
 def _name(path: Any) -> str:

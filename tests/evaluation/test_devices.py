@@ -1,18 +1,12 @@
 """The same evaluation on several devices, and in two processes."""
 
-import os
-import pathlib
-import socket
-import subprocess
-import sys
-
 import jax
 import numpy as np
 import pytest
 
+from tests import two_processes
+from tests.evaluation import killed_evaluation
 from tests.evaluation.test_slots import MODEL, RESTARTS, evaluate
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -55,36 +49,57 @@ def test_a_batch_that_cannot_be_spread(mesh):
 
 
 SCRIPT = """
-import sys
-import jax
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import numpy as np
 from tests.evaluation.test_slots import evaluate
-mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
 report = evaluate(batch_size=8, mesh=mesh)
-np.savez(sys.argv[3] + sys.argv[2], x_adv=report.x_adv, is_robust=report.is_robust)
+file = f"{arguments[0]}/result{number}"
+np.savez(file, x_adv=report.x_adv, is_robust=report.is_robust)
 """
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """Two hosts with a device each: both get the whole report, that of one device."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    environment |= {"PYTHONPATH": str(ROOT)}
-    options = dict(cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    arguments = [sys.executable, "-c", SCRIPT, address]
-    processes = [
-        subprocess.Popen([*arguments, str(i), f"{tmp_path}/result"], **options)
-        for i in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors[-2000:]
+    two_processes.run(SCRIPT, tmp_path)
     alone = evaluate(batch_size=4)
     for i in range(2):
         with np.load(tmp_path / f"result{i}.npz") as result:
             np.testing.assert_array_equal(result["is_robust"], alone.is_robust)
             np.testing.assert_array_equal(result["x_adv"], alone.x_adv)
+
+
+# Process 1's clock says that it is never time: that of process 0 counts.
+KILLED = """
+import numpy as np
+from jaxrobust.evaluation import _saved
+from tests.evaluation import killed_evaluation
+directory, seconds = arguments
+killed_evaluation.slow_down(float(seconds))
+write, writes, resumed = _saved._write, [], []
+_saved._write = lambda *args: writes.append(write(*args))
+from_arrays = _saved._from_arrays
+_saved._from_arrays = lambda *args: resumed.append(1) or from_arrays(*args)
+every = 1e9 if number else 0.0
+path = f"{directory}/new/state.npz"
+report = killed_evaluation.run(path, mesh=mesh, save_every=every)
+arrays = dict(x_adv=report.x_adv, broken_by=report.broken_by, loss_adv=report.loss_adv)
+counts = dict(num_writes=len(writes), num_resumed=len(resumed))
+np.savez(f"{directory}/result{number}", **arrays, **counts)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_killed(tmp_path):
+    """Both go on from the one file, to the last bit, and it is gone in the end."""
+    file = tmp_path / "new" / "state.npz"
+    two_processes.kill_when(file.exists, KILLED, tmp_path, 0.05)
+    assert file.exists() and not list(tmp_path.glob("result*"))
+    two_processes.run(KILLED, tmp_path, 0)
+    assert not list(file.parent.iterdir())
+    whole = killed_evaluation.run(batch_size=4)
+    for i in range(2):
+        with np.load(tmp_path / f"result{i}.npz") as result:
+            for name in ("x_adv", "broken_by", "loss_adv"):
+                np.testing.assert_array_equal(result[name], getattr(whole, name))
+            assert result["num_resumed"] == 1
+            assert (result["num_writes"] > 0) == (i == 0)

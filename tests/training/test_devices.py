@@ -1,10 +1,6 @@
 """Training on several devices is training on one, up to rounding."""
 
-import os
-import pathlib
-import socket
-import subprocess
-import sys
+import json
 
 import jax
 import numpy as np
@@ -12,9 +8,10 @@ import optax
 import pytest
 
 import jaxrobust as jr
+from jaxrobust.training import storage
+from tests import two_processes
 from tests.training.killed_run import data
 
-ROOT = pathlib.Path(__file__).parents[2]
 FLAT, Y = data(64)
 X = FLAT.reshape(-1, 2, 3, 1)  # images, as the models take them
 
@@ -55,34 +52,93 @@ def test_a_batch_that_cannot_be_spread():
 
 
 SCRIPT = """
-import sys
-import jax
-jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import numpy as np
 from tests.training.test_devices import train
-mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
-np.savez(sys.argv[3] + sys.argv[2], loss=train(mesh=mesh).history[-1]["train_loss"])
+from jaxrobust import training
+result = train(mesh=mesh)
+if number == 0:  # by itself: nothing in it waits for the other
+    training.save_checkpoint(f"{arguments[0]}/net", result.best, {})
+loss = result.history[-1]["train_loss"]
+np.savez(f"{arguments[0]}/result{number}", loss=loss)
 """
 
 
 @pytest.mark.slow
 def test_two_processes(tmp_path):
     """Two hosts with a device each take the steps of one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
-    environment |= {"PYTHONPATH": str(ROOT)}
-    options = dict(cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
-    arguments = [sys.executable, "-c", SCRIPT, address]
-    processes = [
-        subprocess.Popen([*arguments, str(i), f"{tmp_path}/result"], **options)
-        for i in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=240)
-        assert process.returncode == 0, errors[-2000:]
-    alone = train().history[-1]["train_loss"]
+    two_processes.run(SCRIPT, tmp_path)
+    result = train()
+    net = jr.training.load_checkpoint(tmp_path / "net", result.best)[0]
+    np.testing.assert_allclose(net(X), result.best(X), atol=1e-4)
+    alone = result.history[-1]["train_loss"]
     for i in range(2):
         with np.load(tmp_path / f"result{i}.npz") as result:
             assert float(result["loss"]) == pytest.approx(alone, abs=1e-5)
+
+
+KILLED = """
+import json
+import numpy as np
+from flax import nnx
+from jaxrobust._placing import Placing
+from jaxrobust.training import storage
+from tests.training import killed_run
+directory, num_epochs, is_spread = arguments
+
+class Spread(killed_run.Net):  # a kernel that no process holds whole
+    def __init__(self, seed):
+        super().__init__(seed)
+        half = jax.NamedSharding(mesh, jax.P(None, "batch"))
+        kernel = jax.device_put(np.asarray(self.hidden.kernel[...]), half)
+        self.hidden.kernel = nnx.Param(kernel)
+
+killed_run.Net = Spread if is_spread == "True" else killed_run.Net
+write, writes = storage.write, []
+storage.write = lambda *args: writes.append(write(*args))
+
+def result(*where):
+    # The first model is another: what counts comes from the checkpoint.
+    seed = 9 if where and storage.exists(f"{where[0]}/last") else 0
+    options = dict(mesh=mesh, checkpoint_every=4, seed=seed)
+    result = killed_run.run(int(num_epochs), *where, **options)
+    kernel = result.last.hidden.kernel[...]
+    assert kernel.is_fully_replicated == (is_spread == "False")
+    arrays = {}
+    for name in ("last", "best"):
+        state = nnx.state(getattr(result, name))
+        found = storage.to_arrays(state, Placing(mesh).fetch)
+        arrays |= {f"{name}.{key}": array for key, array in found.items()}
+    lines = [{**line, "seconds": 0} for line in result.history]
+    return arrays | {"history": np.array(json.dumps(lines))}
+
+resumed = result(f"{directory}/new/run")
+assert bool(writes) == (number == 0)
+whole = result()
+for name in whole:
+    np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+np.savez(f"{directory}/result{number}", **resumed)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_spread", [False, True])
+def test_two_processes_killed(tmp_path, is_spread):
+    """Both go on from the one run, to the last bit; no file is written twice."""
+    out = tmp_path / "new" / "run"
+    is_time = (out / "last").exists
+    two_processes.kill_when(is_time, KILLED, tmp_path, 10000, is_spread)
+    done = storage.read_info(out / "last")["run"]["step"]
+    num_epochs = done // 6 + 2
+    two_processes.run(KILLED, tmp_path, num_epochs, is_spread)
+    names = sorted(path.name for path in out.iterdir())
+    assert names == ["best", "last", "metrics.jsonl"]
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    assert [line["epoch"] for line in lines] == [*range(1, num_epochs + 1)]
+    saved = storage.read_arrays(out / "last", "model")
+    for i in range(2):
+        with np.load(tmp_path / f"result{i}.npz") as result:
+            assert json.loads(str(result["history"])) == [
+                {**line, "seconds": 0} for line in lines
+            ]
+            for name, array in saved.items():
+                np.testing.assert_array_equal(result[f"last.{name}"], array)
