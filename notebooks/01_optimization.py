@@ -9,9 +9,10 @@
 #
 # Everything later is built from this: an attack is an ascent with a projection, training is a descent.
 #
-# **Where the formulas come from.** Rates of gradient descent: Nesterov 2018, *Lectures on Convex
-# Optimization*, section 2.1.5 (convex, strongly convex) and section 1.2.3 (norm of the
-# gradient). Stochastic gradients: Robbins & Monro 1951. Momentum: Polyak 1964. Adagrad: Duchi
+# **Where the formulas come from.** Rates of gradient descent: Beck & Teboulle 2009,
+# [doi:10.1137/080716542](https://doi.org/10.1137/080716542), theorem 3.1 with $g = 0$ (convex); Karimi, Nutini & Schmidt 2016,
+# [arXiv:1608.04636](https://arxiv.org/abs/1608.04636), theorem 1 (strongly convex); Nesterov 2018, *Lectures on Convex
+# Optimization*, section 1.2.3 (norm of the gradient). Stochastic gradients: Robbins & Monro 1951. Momentum: Polyak 1964. Adagrad: Duchi
 # et al. 2011. RMSProp: Tieleman & Hinton 2012. Adam: Kingma & Ba 2015,
 # [arXiv:1412.6980](https://arxiv.org/abs/1412.6980), algorithm 1. That gradient descent from a random
 # start avoids strict saddles: Lee et al. 2016, [arXiv:1602.04915](https://arxiv.org/abs/1602.04915). These are
@@ -143,20 +144,26 @@ for ax, (name, function, smooth, mu) in zip(
         else ((1 - mu / smooth) ** t * gap[0])
     )
     plot = ax.loglog if mu == 0 else ax.semilogy
-    plot(t, np.maximum(gap[1:], 1e-7), label="measured")
-    plot(t, np.maximum(bound, 1e-7), "--", label="bound")
+    plot(t, gap[1:], label="measured")
+    plot(t, bound, "--", label="bound")
     ax.set_title(name)
     ax.set_ylabel("$F(w^t) - F^*$")
     # float32 resolves differences of about 1e-7 of F
     print(f"{name}: bound holds at every step: {bool((gap[1:] <= bound + 1e-6).all())}")
+    if mu == 0:
+        slope = np.log10(gap[1000] / gap[100])
+        print(f"    slope from t = 100 to 1000: {slope:.2f}, of the bound: -1")
+    else:
+        ax.set_ylim(bottom=2e-7)
 
 start = jax.random.normal(jax.random.key(0), (DIM,)) * 2
 path = descend(valley, start, optax.sgd(0.5), 1000)
 square = np.asarray(jax.vmap(lambda w: jnp.sum(jax.grad(valley)(w) ** 2))(path))
 best = np.minimum.accumulate(square)[:-1]
 bound = 2 * 2.0 * float(valley(start)) / t
-axes[2].loglog(t, np.maximum(best, 1e-9), label="measured")
+axes[2].loglog(t, best, label="measured")
 axes[2].loglog(t, bound, "--", label="bound")
+axes[2].set_ylim(bottom=1e-9)
 axes[2].set_title("non-convex")
 axes[2].set_ylabel(r"smallest $\|\nabla F\|^2$ so far")
 print(f"non-convex: bound holds at every step: {bool((best <= bound).all())}")
@@ -165,7 +172,9 @@ for ax in axes:
     ax.legend()
 
 # %% [markdown]
-# The bounds are kept, and they are bounds: a particular function may well be easier.
+# The bounds are kept, and they are bounds: a particular function may well be easier. On the
+# chain the slope is about $-1/2$ as long as $t \ll d^2$, flatter than that of the bound: the
+# measured line starts far below, and the two may come closer only later.
 #
 # ## Where gradient descent stops
 #
@@ -208,8 +217,10 @@ _ = ax.legend()
 #
 # **Two saddles.** At the origin, both $w_1^2 - w_2^2$ and $w_1^2 + w_2^3$ have gradient zero and are no minimum.
 # From the first, gradient descent is driven away by the factor $1 + 2 \eta$ at every step, unless it starts exactly on the line
-# $w_2 = 0$, which a random start does with probability 0. The second is bad: a whole half-plane of
-# starts, all with $w_2 \ge 0$, ends at the origin.
+# $w_2 = 0$, which a random start does with probability 0. The noise of SGD leads off the line, too.
+# The second is bad: every start with $w_2 \ge 0$ is drawn to the origin, if $\eta$ is small
+# ($w_2 \le 1 / (3 \eta)$, otherwise the step jumps across), though only as slowly as $1 / t$: the
+# Hessian there has no negative eigenvalue, so that the saddle is not strict.
 
 
 # %%
@@ -224,22 +235,29 @@ def bad_saddle(w):
 fig, axes = plt.subplots(1, 2, figsize=(9.5, 3.6))
 starts = {
     good_saddle: {
-        "on the line": [0.9, 0.0],
+        "on the line": [-0.9, 0.0],
         "beside it": [0.9, 1e-3],
-        "random": [-0.8, -0.1],
+        "random": [0.6, -0.1],
+        "on the line, noisy": [-0.9, 0.0],
     },
     bad_saddle: {
-        "above": [0.9, 0.8],
-        "above, right": [-0.8, 0.5],
+        "above, right": [0.9, 0.8],
+        "above, left": [-0.8, 0.5],
         "below": [0.5, -0.15],
     },
 }
+# As SGD's, the gradient is right on average only: it is off by 0.01 (variance 1e-4).
+noise = optax.add_noise(1e-4, 0.0, jax.random.key(7))
 for ax, (function, points) in zip(axes, starts.items(), strict=True):
-    paths = {k: descend(function, w, optax.sgd(0.05), 60) for k, w in points.items()}
-    jr.plotting.contour(function, paths, ax=ax)
-    for name, path in paths.items():
+    paths = {}
+    for name, start in points.items():
+        rule = optax.sgd(0.05)
+        rule = optax.chain(noise, rule) if "noisy" in name else rule
+        paths[name] = path = descend(function, start, rule, 60)
         end = ", ".join(f"{v:.3g}" for v in path[-1])
-        print(f"{function.__name__:<12} {name:<13} ends at ({end})")
+        print(f"{function.__name__:<12} {name:<18} ends at ({end})")
+    jr.plotting.contour(function, paths, ax=ax)
+axes[1].legend(loc="lower left", frameon=True, framealpha=0.9, edgecolor="none")
 axes[0].set_title("good saddle $w_1^2 - w_2^2$")
 axes[1].set_title("bad saddle $w_1^2 + w_2^3$")
 
@@ -278,42 +296,53 @@ def risk(w, rows):
 
 
 def train(batch_size, rate, num_epochs=20, key=key):
-    """Return the full risk after every epoch; batch_size 1400 is gradient descent."""
+    """Return the full risk after every epoch; `rate` is a function of the passes made."""
     num_steps = len(x) // batch_size
 
-    def step(w, rows):
-        return w - rate * jax.grad(risk)(w, rows), None
+    def step(w, batch):
+        rows, passes = batch
+        return w - rate(passes) * jax.grad(risk)(w, rows), None
 
     @jax.jit
-    def epoch(w, key):
+    def epoch(w, inputs):
+        key, passes = inputs
         order = jax.random.permutation(key, len(x)).reshape(num_steps, batch_size)
-        w = jax.lax.scan(step, w, order)[0]
+        passes = passes + jnp.arange(num_steps) / num_steps
+        w = jax.lax.scan(step, w, (order, passes))[0]
         return w, risk(w, jnp.arange(len(x)))
 
     w = jnp.zeros((x.shape[1] + 1, 10))
-    _, values = jax.lax.scan(epoch, w, jax.random.split(key, num_epochs))
-    return np.asarray(values)
+    inputs = jax.random.split(key, num_epochs), jnp.arange(num_epochs)
+    return np.asarray(jax.lax.scan(epoch, w, inputs)[1])
 
 
 fig, ax = plt.subplots(figsize=(5.4, 3.5))
+constant = optax.schedules.constant_schedule
+decaying = optax.schedules.cosine_decay_schedule(2.0, 20)
 runs = (
-    (1400, 0.5, "-", "gradient descent, $B = n = 1400$"),
-    (100, 0.5, "--", "SGD, $B = 100$"),
-    (10, 0.5, "-.", "SGD, $B = 10$"),
-    (10, 2.0, ":", r"SGD, $B = 10$, $\eta$ four times as large"),
+    (1400, constant(0.5), "-", "gradient descent, $B = n = 1400$"),
+    (100, constant(0.5), "--", "SGD, $B = 100$"),
+    (10, constant(0.5), "-.", "SGD, $B = 10$"),
+    (10, constant(2.0), ":", r"SGD, $B = 10$, $\eta$ four times as large"),
+    (10, decaying, (0, (5, 1, 1, 1)), r"SGD, $B = 10$, $\eta$ decayed from there to 0"),
 )
 for batch_size, rate, style, label in runs:
     values = train(batch_size, rate)
-    ax.semilogy(np.arange(1, 21), values, style, label=label)
-    print(f"B = {batch_size:4d}, eta = {rate}: risk {values[-1]:.3f} after 20 epochs")
-ax.set_ylim(bottom=0.003)
+    ax.semilogy(np.arange(1, 21), values, linestyle=style, label=label)
+    print(
+        f"B = {batch_size:4d}, eta = {rate(0):.1f} to {rate(20):.1f}: "
+        f"risk {values[-1]:.3f} after 20 epochs"
+    )
+ax.set_ylim(bottom=0.002)
+ax.set_xticks(range(0, 21, 5))
 ax.set_xlabel("gradients of single examples, in passes over the data")
 ax.set_ylabel("empirical risk (nats)")
 _ = ax.legend(loc="lower left")
 
 # %% [markdown]
-# For the price of one step of gradient descent, SGD with batches of 10 takes 140. The noise sets a
-# floor that falls with the step size; hence schedules.
+# For the price of one step of gradient descent, SGD with batches of 10 takes 140. Four times the
+# step is faster, and it jumps: with a constant step the noise sets a floor, which is higher for
+# a larger step. So begin large and end small: a schedule.
 #
 # ## Momentum
 #
@@ -330,7 +359,7 @@ def show(step_size, momentum, ax=None):
     ax = jr.plotting.contour(bowl, {"path": path}, limits=limits, ax=ax)
     ax.get_legend().remove()
     ax.set_title(
-        rf"$\eta = {step_size:.2f}$, $\alpha = {momentum:.1f}$, $F = {bowl(path[-1]):.1e}$"
+        rf"$\eta = {step_size:.2f}$, $\alpha = {momentum:.1f}$, $F$ = {bowl(path[-1]):.1e}"
     )
     return ax
 
@@ -342,8 +371,10 @@ for row, momentum in zip(axes, (0.0, 0.5, 0.9), strict=True):
         ax.label_outer()
 
 # %% [markdown]
-# At $\eta = 0.25 = 2.5 / L$ plain gradient descent diverges and momentum converges. In a running
-# Jupyter, the next cell has sliders; on a web page the picture above must do.
+# At $\eta = 0.25 = 2.5 / L$ plain gradient descent diverges and momentum converges. More is not
+# always better: at $\eta = 0.1$ the heaviest ball swings for so long that it ends worse off than
+# without momentum. In a running Jupyter, the next cell has sliders; on a web page the picture
+# above must do.
 
 # %%
 try:
@@ -414,13 +445,13 @@ _ = axes[1].legend(loc="lower left", ncols=2)
 #    $w_1^2 - w_2^2$?
 # 2. **Projection.** Add a projection onto $\|w\|_\infty \le 0.5$ after each step on `bowl` shifted to have its
 #    minimum at $(2, 1)$. Where does it end, and is the gradient zero there?
-# 3. **The sign.** Replace $\nabla F$ by $\mathrm{sign}(\nabla F)$ (`optax.sign_sgd(0.05)`). Does it converge?
+# 3. **The sign.** Replace $\nabla F$ by $\mathrm{sign}(\nabla F)$ (`optax.sign_sgd(0.07)`). Does it converge?
 #
 # <details><summary>Solutions</summary>
 #
 # 1. Update with $+\eta \nabla F$, or minimise $-F$. At the saddle the two axes change roles.
-# 2. At the corner $(0.5, 0.5)$. The gradient is not zero; it points out of the box, so that
-#    the projection undoes every step. This is the picture of a finished PGD attack: notebook 5.
+# 2. At the corner $(0.5, 0.5)$. The gradient is not zero; the step against it points out of the
+#    box, and the projection undoes it. This is the picture of a finished PGD attack: notebook 5.
 # 3. No: every step has the same length, and near the minimum it jumps to and fro at that
 #    scale. With a decaying step size it does. PGD on $\ell_\infty$ is this method; there the
 #    maximum usually lies in a corner of the ball, where the projection stops the jumping.
