@@ -5,7 +5,7 @@
 #
 # - train linear models, MLPs and ConvNets by empirical risk minimisation;
 # - tell underfitting from overfitting by the generalisation gap;
-# - measure the same gap for the robust error, and see that it is larger.
+# - measure the same gap for the robust error, and see that adversarial training makes it large.
 #
 # **Where the formulas come from.** Empirical risk minimisation: Vapnik 1991, "Principles of Risk
 # Minimization for Learning Theory", NeurIPS. The robust generalisation gap: Schmidt et al. 2018,
@@ -221,10 +221,13 @@ print(
 )
 
 # %% [markdown]
-# Under attack, what is learnt on the training examples carries over to the test examples far
-# less than on clean inputs: robust generalisation needs more data (Schmidt et al.). When the robust
-# validation accuracy peaks early and then falls while the training objective goes on down, the
-# model overfits *robustly* (Rice et al.). This is why `fit` keeps the epoch with the best robust
+# The standard network has no robust gap to speak of, since nearly all of its *training* examples fall
+# too: there is nothing to generalise. After adversarial training, what is learnt on the training
+# examples carries over to the test examples far less than on clean inputs: robust
+# generalisation needs more data (Schmidt et al.). When the robust validation accuracy peaks early
+# and then falls while the training objective goes on down, the model overfits *robustly* (Rice et
+# al.). Not in these 40 epochs: compare the best epoch with the last, above and below; fewer
+# examples and more epochs bring it about. This is why `fit` keeps the epoch with the best robust
 # validation accuracy as `result.best`, beside `result.last`.
 
 # %%

@@ -94,8 +94,8 @@ print(f"eps ||w||_1          {EPS * jnp.abs(w).sum():.3f}")
 
 # %% [markdown]
 # Every image loses the same amount, $\epsilon \|w\|_1$: the attack does not look at the image at
-# all, only at the weights and the label. FGSM and PGD, which know nothing of linearity,
-# find the same point, and so they must: the gradient of the loss with respect to $x$ is a
+# all, only at the weights and the label. FGSM, which knows nothing of linearity,
+# finds the same point, and so it must: the gradient of the loss with respect to $x$ is a
 # multiple of $w$ everywhere.
 
 # %%
@@ -146,7 +146,8 @@ for row in growth:
 
 # %% [markdown]
 # The worst case grows away from the random one, by a factor that follows $\sqrt d$ from below
-# (real weights are not all equally large).
+# (real weights are not all equally large). Each size has a network of its own, so $\|w\|_1$ need not
+# rise from one to the next; what rises is its lead over the random change.
 #
 # The effect does not need training or digits. Take random Gaussian weights and let only the
 # dimension speak:
@@ -252,7 +253,8 @@ _ = axes[2].set_title("under the exact attack")
 # The curves are exact, not estimates by an attack: no adversary in the ball does better.
 #
 # What has the robust model learned? A pixel whose mean differs by less than $2 \epsilon$ between zeros
-# and ones is worthless against this adversary, who can move it from one mean to the other.
+# and ones is worthless against this adversary, who moves both classes by $\epsilon$ towards each other,
+# past the meeting point.
 # The robust model puts more of its weight on the pixels beyond:
 
 # %%

@@ -11,7 +11,7 @@
 # **Where the formulas come from.** FGSM: Goodfellow, Shlens & Szegedy 2015,
 # [arXiv:1412.6572](https://arxiv.org/abs/1412.6572), section 4. The adversarial loss
 # $\max_{\delta \in \Delta} \ell(f(x + \delta), y)$: Madry et al. 2018,
-# [arXiv:1706.06083](https://arxiv.org/abs/1706.06083), eq. (2.1). The loss along the sign of the
+# [arXiv:1706.06083](https://arxiv.org/abs/1706.06083), eq. (2.1). The logits along the sign of the
 # gradient: Goodfellow et al., figure 4. The glasses: Sharif et al. 2016, "Accessorize to a Crime",
 # [doi:10.1145/2976749.2978392](https://doi.org/10.1145/2976749.2978392). These are rows 8, 9 and 11
 # of the lecture.
@@ -75,11 +75,11 @@ EPS = 0.15
 threat = jr.Linf(EPS)  # the ball, cut by the bounds [0, 1] of the data
 
 
-def mean_loss(x):
+def total_loss(x):
     return jr.losses.cross_entropy(logits_fn(x), y).sum()
 
 
-by_hand = jnp.clip(x + EPS * jnp.sign(jax.grad(mean_loss)(x)), 0, 1)
+by_hand = jnp.clip(x + EPS * jnp.sign(jax.grad(total_loss)(x)), 0, 1)
 x_adv = jr.fgsm(logits_fn, x, y, threat=threat)
 print(f"largest difference {jnp.abs(x_adv - by_hand).max():.1g}")
 
@@ -92,7 +92,8 @@ report = jr.evaluate(logits_fn, x, y, attack=jr.FGSM(), threat=threat)
 print(report)
 
 # %%
-axes = jr.plotting.gallery(report, x, index=np.flatnonzero(report.is_correct)[:8])
+fallen = np.flatnonzero(report.is_correct & ~report.is_robust)
+axes = jr.plotting.gallery(report, x, index=fallen[:8])
 
 # %% [markdown]
 # Right when clean, and then wrong, often with confidence; vermillion marks the wrong ones. Which
@@ -141,7 +142,7 @@ print(
 
 # %%
 i = int(np.flatnonzero(report.is_correct & ~report.is_robust)[0])
-sign = jnp.sign(jax.grad(mean_loss)(x)[i])
+sign = jnp.sign(jax.grad(total_loss)(x)[i])
 a = jnp.linspace(-0.3, 0.3, 121)
 
 
@@ -175,20 +176,24 @@ _ = axes[0].legend()
 # not too much non-linearity, but too little. How good is the first-order prediction?
 
 # %%
-gradient = jax.grad(mean_loss)(x)
+gradient = jax.grad(total_loss)(x)
 print("eps     predicted gain    measured gain of the loss (mean over the images)")
 for eps in (0.01, 0.03, 0.1, 0.2):
     free = jr.Linf(eps, bounds=None)
     moved = jr.fgsm(logits_fn, x, y, threat=free)
-    gain = (mean_loss(moved) - mean_loss(x)) / len(x)
+    gain = (total_loss(moved) - total_loss(x)) / len(x)
     predicted = eps * jnp.abs(gradient).sum() / len(x)
     print(f"{eps:<8}{predicted:10.3f}{gain:18.3f}")
 
 # %% [markdown]
-# A Taylor argument is an argument for small steps. Where predicted and measured gain part, one
-# step is no longer the maximiser, and it is time for several: notebook 5.
+# The loss gains more than predicted. The logits are nearly straight lines, but the cross-entropy
+# of them is not: where the network is sure it is flat, and its gradient underrates the step. The
+# sign, which ignores the size, does not mind. Still, the gradient at $x$ is not the gradient on the
+# way: several steps, each with its own, come in notebook 5.
 #
-# The same image on the plane of the two directions; the dashed line is the ball.
+# The same image on the plane of the two directions. The dashed line is the ball, here a diamond: of
+# two vectors of signs that agree in some pixels and differ in others,
+# $\|a s_1 + b s_2\|_\infty = |a| + |b|$.
 
 # %%
 path = jnp.stack([x[i], x[i] + EPS * sign])
@@ -206,7 +211,8 @@ ax = jr.plotting.loss_surface(
 # ## A chosen class
 #
 # An attack maximises a loss; `jr.losses.targeted(loss)` is the negative of a loss at the target, so
-# that maximising it draws the prediction there. `y` is then the target. One step reaches it for
+# that maximising it draws the prediction there. The target takes the place of `y`
+# (`jr.evaluate` takes it as `target=`). One step reaches it for
 # some images, twenty small ones (`jr.PGD`, next notebook) for more.
 
 # %%
@@ -280,7 +286,7 @@ print(
 #
 # 1. **Without the sign.** Replace $\mathrm{sign}(\nabla \ell)$ by the gradient scaled to
 #    $\|\delta\|_2 = \epsilon \sqrt d$ (`jr.L2`). Both perturbations have the same $\ell_2$ length, if nothing
-#    is cut off at the bounds. Which one breaks more, and which may it be?
+#    is cut off at the bounds. Which one breaks more, and which one should?
 # 2. **A cheap defence.** Round the inputs to black and white before the network:
 #    `lambda x: logits_fn(jnp.round(x))`. What does FGSM find, and why is that no evidence of robustness?
 # 3. **Smallest $\epsilon$.** For each image, find the smallest $\epsilon$ on a grid at which FGSM succeeds,

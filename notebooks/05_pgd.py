@@ -80,10 +80,11 @@ print(f"{100 * float(same):.2f}% of the pixels agree")
 # %% [markdown]
 # ## The path
 #
-# One image, on the plane of two directions: from $x$ to the point that PGD finds, and random signs.
-# The star is $x$, the dashed line the ball, the black line where the prediction
-# changes. Five starts, five paths. What leaves the plane is not seen, so that the random starts look
-# nearer than they are.
+# One image, five starts, five paths. The plane goes through $x$ and the ends of two of them, the best
+# and the worst. The star is $x$, the dashed line the ball, the black line where the
+# prediction changes. What leaves the plane is not seen, so that random starts look nearer
+# than they are. Two random directions, on the right, show almost nothing of this: in so many
+# dimensions a random direction is nearly at right angles to every path.
 
 # %%
 is_correct = np.asarray(logits_fn(x).argmax(-1) == y)
@@ -92,21 +93,25 @@ free = jr.Linf(EPS, bounds=None)
 copies, labels = jnp.repeat(x[i : i + 1], 5, axis=0), jnp.repeat(y[i : i + 1], 5)
 attack = jr.PGD(num_steps=10, step_size=0.04)
 path = jr.plotting.iterates(attack, logits_fn, copies, labels, threat=free, key=key)
-best = jnp.argmax(jr.losses.cross_entropy(logits_fn(path[-1]), labels))
-d1 = (path[-1, best] - x[i]) / EPS
-d2 = jax.random.rademacher(jax.random.key(5), x[i].shape, x.dtype)
-d2 = d2 - jnp.vdot(d1, d2) / jnp.vdot(d1, d1) * d1  # at right angles to d1
-d2 = d2 / jnp.abs(d2).max()
+final = jr.losses.cross_entropy(logits_fn(path[-1]), labels)
+shown = int(final.argmax()), int(final.argmin())
+to_the_ends = tuple((path[-1, k] - x[i]) / EPS for k in shown)
+at_random = tuple(jax.random.rademacher(jax.random.key(5), (2, *x[i].shape), x.dtype))
 
-ax = jr.plotting.loss_surface(
-    logits_fn,
-    x[i],
-    y[i],
-    (d1, d2),
-    radius=0.2,
-    threat=free,
-    paths={f"start {k + 1}": path[:, k] for k in range(3)},
-)
+fig, axes = plt.subplots(1, 2, figsize=(10.5, 4))
+for ax, plane in zip(axes, (to_the_ends, at_random), strict=True):
+    jr.plotting.loss_surface(
+        logits_fn,
+        x[i],
+        y[i],
+        plane,
+        radius=0.2,
+        threat=free,
+        paths={f"to {final[k]:.1f} nats": path[:, k] for k in shown},
+        ax=ax,
+    )
+axes[0].set_title("the plane of two ends")
+_ = axes[1].set_title("two random directions")
 
 # %%
 losses_on_path = jax.vmap(lambda v: jr.losses.cross_entropy(logits_fn(v), labels))(path)
@@ -121,7 +126,7 @@ print(
 
 # %% [markdown]
 # Every end is a local maximum, and a lower bound of the global one; different starts may end at
-# different ones, so the best counts. Madry et al. found in their figure 1 that on their networks the
+# different ones, so the best counts. Madry et al. found in their figures 1 and 2 that on their networks the
 # values are concentrated. Where they are not, restarts pay.
 #
 # ## The projection
@@ -171,8 +176,9 @@ _ = axes[0].set_ylabel("pixel 2")
 # %% [markdown]
 # ## Step size and number of steps
 #
-# Too small a step does not arrive; too large a one jumps from corner to corner of the ball. The
-# table of both, with the accuracy that remains. `rel_step_size` is in units of $\epsilon$; its default,
+# Too small a step does not arrive. A large one may jump from corner to corner of the ball; on this
+# network it does no harm, as the sign of the gradient hardly changes there. The table of both,
+# with the accuracy that remains. `rel_step_size` is in units of $\epsilon$; its default,
 # $2.5 / T$, lets a path cross the ball from any start. The step size is a traced number:
 # each row compiles once.
 
@@ -289,12 +295,14 @@ for (name, attack), style in zip(rules.items(), styles, strict=True):
     accuracy = 100 * float((logits_fn(path[-1]).argmax(-1) == y).mean())
     ax.plot(values, linestyle=style, label=name)
     print(f"{name:<22} final loss {values[-1]:.3f}, accuracy {accuracy:.1f}%")
+ax.set_xticks(range(0, 21, 5))
 ax.set_xlabel("step")
 ax.set_ylabel("mean loss (nats)")
 _ = ax.legend()
 
 # %% [markdown]
-# The plain gradient is slow where the model is sure of itself: there the loss is flat and its gradient
+# All rules whose steps have a fixed length end close together; the decaying one is first because its
+# first steps are twice as long. The plain gradient is slow where the model is sure of itself: there the loss is flat and its gradient
 # tiny, and only the sign (or Adam's normalisation) keeps the step long. That is why the steepest
 # step in the ball's own norm, and not the gradient, is the default.
 #
@@ -319,15 +327,17 @@ for attack in (jr.FGSM(), jr.PGD(num_steps=40), jr.Restarts(jr.PGD(num_steps=40)
 #
 # <details><summary>Solutions</summary>
 #
-# 1. Where the path does not settle: with steps of $2 \epsilon$ the iterates jump from corner to
-#    corner, and the last one is as good as chance. The best one costs a forward pass more.
+# 1. Where the path does not settle. Not here: the last column of the table is the lowest, as the
+#    signs of the gradient agree from step to step. On a model with a bent surface, such as the
+#    FGSM-trained one of notebook 6, the last iterate can be worse than an earlier one. The best
+#    one costs a forward pass more.
 # 2. The predictions are the same, so the true robust accuracy is too. In float32 the softmax of
 #    such logits is exactly one-hot, the gradient of the cross-entropy exactly 0, and PGD stays
 #    where it started. The margin scales with the logits, of which the sign takes no notice; DLR is
 #    invariant to the scale by construction.
 # 3. On an ordinary network the start matters little. A model such as
-#    `lambda x: logits_fn(jnp.round(16 * x) / 16 + jax.nn.relu(jnp.abs(x - jnp.round(16 * x) / 16) - 0.01))`
-#    is flat around the grey levels of digits: without a random start the attack sees a
-#    gradient of 0 and does not move.
+#    `q + jnp.sign(x - q) * jax.nn.relu(jnp.abs(x - q) - 0.01)` with `q = jnp.round(16 * x) / 16`
+#    before the network is flat around the grey levels of digits: without a random start the attack
+#    sees a gradient of 0 and does not move; with one, most pixels have a gradient again.
 #
 # </details>

@@ -4,11 +4,11 @@
 # After this notebook you will be able to
 #
 # - justify the gradient of a min-max problem by Danskin's theorem, and see where it fails;
-# - write the training loop in about twenty lines of optax;
+# - write the training loop in about thirty lines of optax;
 # - read the table of standard, FGSM and PGD training, and recognise training that only *looks* robust.
 #
 # **Where the formulas come from.** The min-max problem: Madry et al. 2018,
-# [arXiv:1706.06083](https://arxiv.org/abs/1706.06083), eq. (2.1); the table: their table 2; Danskin's theorem: their
+# [arXiv:1706.06083](https://arxiv.org/abs/1706.06083), eq. (2.1); the table: their figure 4; Danskin's theorem: their
 # appendix A. FGSM training: Goodfellow et al. 2015, [arXiv:1412.6572](https://arxiv.org/abs/1412.6572), section 6.
 # Catastrophic overfitting: Wong, Rice & Kolter 2020, [arXiv:2001.03994](https://arxiv.org/abs/2001.03994),
 # section 5. Gradients of robust models: Tsipras et al. 2019,
@@ -190,7 +190,7 @@ models = {name: logits_fn for name, (logits_fn, _) in trained.items()}
 # %% [markdown]
 # ## The table
 #
-# Three trainings under three evaluations, as in table 2 of Madry et al., and the lecture's four
+# Three trainings under three evaluations, as in figure 4 of Madry et al., and the lecture's four
 # statements checked by the code of `python -m experiments.robustness_table`. PGD has 40 steps
 # and 5 restarts here: the evaluation is stronger than any attack in training.
 
@@ -254,7 +254,9 @@ for ax, name in zip(axes, ("FGSM", "PGD"), strict=True):
         (("natural", "-"), ("FGSM", "--"), ("PGD", "-.")), colors, strict=True
     ):
         values = [100 * h[row] for h in history]
-        label = "natural images" if row == "natural" else f"under {row}"
+        label = {"natural": "natural images", "PGD": "under PGD, 10 steps"}.get(
+            row, f"under {row}"
+        )
         ax.plot(epochs, values, style, color=color, label=label)
     ax.set_title(f"{name} training")
     ax.set_xlabel("epoch")
@@ -271,9 +273,9 @@ for name in ("FGSM", "PGD"):
 
 # %% [markdown]
 # Under FGSM training the two accuracies part: what the network learns is to defeat the sign step.
-# Whoever looks at the FGSM curve alone sees success. On larger problems the accuracy under PGD can
-# even drop to zero within an epoch, which Wong et al. named catastrophic overfitting. Under PGD training
-# the curves stay together.
+# Whoever looks at the FGSM curve alone sees success. Here the accuracy under PGD erodes; on larger
+# problems it can drop to zero within an epoch, which Wong et al. named catastrophic overfitting.
+# Under PGD training the curves stay far closer together.
 #
 # One image that the FGSM-trained network defends against FGSM and loses to PGD, on the plane of
 # the two perturbations: $d_1$ is the gradient sign, $d_2$ what PGD has found, both divided by
@@ -307,7 +309,9 @@ for ax, (name, logits_fn) in zip(axes, models.items(), strict=True):
 # ## What a robust network looks at
 #
 # The gradient of the loss with respect to the input shows which pixels matter. For the
-# standard network it looks like noise, for a robust one it follows the strokes.
+# standard network it is spread over the whole image like noise; for the robust one it is nearly zero
+# but for a few pixels, those in which this digit differs from another. (Each picture is scaled to its
+# own largest value.)
 
 # %%
 shown = [int(np.flatnonzero(np.asarray(y_test) == label)[0]) for label in range(6)]

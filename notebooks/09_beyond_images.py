@@ -4,7 +4,7 @@
 # After this notebook you will be able to
 #
 # - attack a model through random transformations, so that the example survives them;
-# - confine an attack to a patch that works wherever it is put;
+# - confine an attack to a patch that survives small shifts;
 # - attack a classifier of sounds, and one of sentences, with the same functions.
 #
 # **Where the formulas come from.** Expectation over transformations: Athalye et al. 2018,
@@ -120,17 +120,19 @@ ax.axvline(30, color="0.6", linestyle=":", linewidth=1)
 ax.set_xlabel("turned at random by up to (degrees)")
 ax.set_ylabel("seen as the target (%)")
 ax.set_ylim(-2, 101)
-_ = ax.legend(loc="upper right")
+_ = ax.legend(loc="upper left")
 
 # %% [markdown]
 # The higher the curve, the better the attack. Plain PGD is at its best upright and loses as the image
-# turns; through the expectation the attack gives up a little upright and holds over the range that it
-# was made for.
+# turns; through the expectation the attack gives up some of that and holds over the range that it
+# was made for. The gain is modest, since this network was trained on turned digits: one view already
+# speaks for many others.
 #
 # ## A patch
 #
-# A sticker may look as it likes, and covers only a few pixels: a mask and $\epsilon = 1$. It should work
-# wherever the image is shifted to a little, hence the expectation again, now over translations.
+# A sticker may look as it likes, and covers only a few pixels: a mask and $\epsilon = 1$. It should survive
+# small shifts of the image, hence the expectation again, now over translations. (Brown et al. go
+# further: one patch for all images and places.) As before, the last iterate is judged with new draws.
 
 # %%
 side = max(3, data.input_shape[0] // 4)
@@ -143,14 +145,28 @@ report = jr.evaluate(
     shifted_view,
     x,
     y,
-    attack=jr.PGD(num_steps=30),
+    attack=jr.PGD(num_steps=30, keep_best=False),
     threat=patch,
     key=key,
     stop_early=False,
 )
+
+
+@jax.jit
+def share_right(images, key):
+    """Share of 50 random shifts of every image that are classified correctly."""
+
+    def once(key):
+        keys = jax.random.split(key, len(images))
+        return logits_fn(jax.vmap(shift)(images, keys)).argmax(-1) == y
+
+    return jax.vmap(once)(jax.random.split(key, 50)).mean()
+
+
 print(
     f"patch of {int(mask.sum())} of {mask.size} pixels, under shifts of up to 10%: accuracy "
-    f"{100 * report.clean_accuracy:.1f}% without it, {100 * report.robust_accuracy:.1f}% with it"
+    f"{100 * float(share_right(x, fresh)):.1f}% without it, "
+    f"{100 * float(share_right(jnp.asarray(report.x_adv), fresh)):.1f}% with it"
 )
 axes = jr.plotting.gallery(report, x, index=np.flatnonzero(report.is_correct)[:7])
 
@@ -230,6 +246,8 @@ def sound_step(carry, rows):
 rows = jax.random.randint(jax.random.key(3), (600, 100), 0, 1000)
 (params, _), _ = jax.lax.scan(sound_step, (params, optimizer.init(params)), rows)
 sound_fn = Partial(sound_logits, params)
+right = (sound_fn(test_sounds).argmax(-1) == test_vowels).mean()
+print(f"test accuracy {100 * float(right):.1f}%")
 
 # %% [markdown]
 # Nothing else is new: the bounds are $[-1, 1]$, and the attack is targeted, every sound shall be

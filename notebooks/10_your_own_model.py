@@ -118,7 +118,7 @@ MODELS = {
 # %% [markdown]
 # ## Train, attack, evaluate
 #
-# The same three lines serve them all. `objective` is a scalar function for `jax.value_and_grad`;
+# The same three lines serve them all. `objective` is a scalar function for `jax.grad` or `jax.value_and_grad`;
 # `trained_fn` carries the gradient, `attacked_fn` is what the adversary sees.
 
 
@@ -208,7 +208,7 @@ _ = ax.set_title(rf"Equinox MLP, {DATASET}, $\epsilon$ = 0.1")
 #
 # Take a table of measurements with different units. Equal $\epsilon$ in every column would be
 # meaningless; in standard deviations it has a meaning. So let the model take standardised
-# features, and forbid the adversary to touch the first one, which it cannot know.
+# features, and forbid the adversary to touch the first one, which it cannot change.
 
 # %%
 from sklearn.datasets import load_wine

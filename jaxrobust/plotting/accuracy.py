@@ -77,8 +77,8 @@ def accuracy_bars(
 ) -> Axes:
     """Draw a table of accuracies as groups of bars with their intervals.
 
-    Madry et al. 2018, arXiv:1706.06083, table 2, as a picture: a group for each model, a
-    bar for each evaluation.
+    Madry et al. 2018, arXiv:1706.06083, the table of figure 4, as a picture: a group for
+    each model, a bar for each evaluation.
 
     Args:
       cells: `{group: {bar: (accuracy, low, high)}}`, shares in [0, 1].
