@@ -17,7 +17,6 @@ import dataclasses
 import pathlib
 import statistics
 import time
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -221,39 +220,58 @@ def _print(result: dict) -> None:
     )
 
 
-def draw_growth(growth: list[dict[str, float]], ax: Any = None) -> Any:
-    """Draw what `measure_growth` has found; returns the axes."""
-    from jaxrobust.plotting import COLORS
-    from jaxrobust.plotting.style import one_axes
+def draw_growth(growth: list[dict[str, float]]) -> np.ndarray:
+    """Draw the changes that `measure_growth` has found, and beside them their ratio.
 
-    ax = one_axes(ax, size=(5.5, 3.8))
+    Args:
+      growth: A row for each number of pixels.
+
+    Returns:
+      The two axes.
+    """
+    from jaxrobust.plotting import COLORS
+    from jaxrobust.plotting.style import new_axes
+
+    axes = new_axes(1, 2, size=(9.5, 3.8))[0]
     dimension = np.array([row["dimension"] for row in growth])
+    found = {name: np.array([row[name] for row in growth]) for name in growth[0]}
     lines = (
         ("shift", r"worst case, $\epsilon\,\|w\|_1$", "o-", "vermillion"),
         ("margin", r"to overcome, mean $|w^\top x + b|$", "s--", "blue"),
         ("random_shift", r"random signs, $\epsilon\,\|w\|_2$", "^:", "green"),
     )
     for name, label, style, color in lines:
-        values = [row[name] for row in growth]
-        ax.plot(dimension, values, style, color=COLORS[color], label=label)
-    ax.set_xscale("log", base=2)
-    ax.set_xticks(dimension, [f"{round(d**0.5)}x{round(d**0.5)}" for d in dimension])
-    ax.minorticks_off()
-    ax.set_xlabel("input pixels")
-    ax.set_ylabel(r"change of $w^\top x$ (logit units)")
-    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend
-    ax.legend(frameon=False, loc="upper left")
-    return ax
+        axes[0].plot(dimension, found[name], style, color=COLORS[color], label=label)
+    axes[0].set_ylabel(r"change of $w^\top x$ (logit units)")
+    axes[0].set_ylim(0, 1.3 * axes[0].get_ylim()[1])  # room for the legend
+    axes[1].plot(dimension, dimension**0.5, "--", color="0.5", label=r"$\sqrt{d}$")
+    axes[1].plot(
+        dimension,
+        found["shift"] / found["random_shift"],
+        "o-",
+        color=COLORS["vermillion"],
+        label=r"$\|w\|_1 / \|w\|_2$",
+    )
+    axes[1].set_ylabel("worst case / random signs")
+    axes[1].set_ylim(bottom=0)
+    for ax in axes:
+        ax.set_xscale("log", base=2)
+        names = [f"{round(d**0.5)}x{round(d**0.5)}" for d in dimension]
+        ax.set_xticks(dimension, names)
+        ax.minorticks_off()
+        ax.set_xlabel("input pixels")
+        ax.legend(frameon=False, loc="upper left")
+    return axes
 
 
 def _save_growth(result: dict, path: pathlib.Path) -> None:
     matplotlib.use("Agg")
-    ax = draw_growth(result["growth"])
-    ax.set_title(
+    axes = draw_growth(result["growth"])
+    axes[0].figure.suptitle(
         f"{result['config']['dataset']} 0 against 1, linear, "
         rf"$\epsilon$ = {result['config']['eps']}"
     )
-    ax.figure.savefig(path, dpi=150)
+    axes[0].figure.savefig(path, dpi=150)
     _common.console.print(f"wrote {path}")
 
 

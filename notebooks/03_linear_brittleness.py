@@ -94,18 +94,27 @@ print(f"eps ||w||_1          {EPS * jnp.abs(w).sum():.3f}")
 
 # %% [markdown]
 # Every image loses the same amount, $\epsilon \|w\|_1$: the attack does not look at the image at
-# all, only at the weights and the label. FGSM, which knows nothing of linearity,
-# finds the same point, and so it must: the gradient of the loss with respect to $x$ is a
+# all, only at the weights and the label. FGSM and PGD, which know nothing of linearity,
+# find the same point, and so they must: the gradient of the loss with respect to $x$ is a
 # multiple of $w$ everywhere.
 
 # %%
-report = jr.evaluate(logits_fn, x_test, y_test, attack=jr.FGSM(), threat=threat)
-print(f"FGSM error           {100 * (1 - report.adversarial_accuracy):5.1f}%")
-print(
-    f"largest difference between FGSM and x*: {np.abs(report.x_adv - x_adv).max():.2g}"
-)
+for name, attack in (("PGD", jr.PGD(num_steps=20)), ("FGSM", jr.FGSM())):
+    report = jr.evaluate(
+        logits_fn,
+        x_test,
+        y_test,
+        attack=attack,
+        threat=threat,
+        key=jax.random.key(0),
+        stop_early=False,
+    )
+    print(
+        f"{name:<5} error {100 * (1 - report.adversarial_accuracy):.1f}%, "
+        f"largest distance from x*: {np.abs(report.x_adv - x_adv).max():.2g}"
+    )
 
-fig, axes = plt.subplots(1, 2, figsize=(7, 3))
+fig, axes = plt.subplots(1, 2, figsize=(8, 3))
 limit = float(jnp.abs(w).max())
 image = axes[0].imshow(w, cmap="RdBu_r", vmin=-limit, vmax=limit)
 fig.colorbar(image, ax=axes[0], label="logit units per unit of brightness")
@@ -116,6 +125,9 @@ axes[1].set_title(r"the attack on a 1, $-\epsilon\,\mathrm{sign}(w)$")
 for ax in axes:
     ax.set_xticks([])
     ax.set_yticks([])
+
+# %% [markdown]
+# Below, what FGSM has made of six of them. (Pixels outside $[0, 1]$ are drawn as black or white.)
 
 # %%
 axes = jr.plotting.gallery(report, x_test, index=[0, 1, 2, 3, 4, 5])
@@ -135,7 +147,7 @@ axes = jr.plotting.gallery(report, x_test, index=[0, 1, 2, 3, 4, 5])
 
 # %%
 growth = linear_mnist.measure_growth(config, (x, y), (x_test, y_test), threat)
-ax = linear_mnist.draw_growth(growth)
+axes = linear_mnist.draw_growth(growth)
 
 for row in growth:
     ratio = row["shift"] / row["random_shift"]
@@ -145,9 +157,9 @@ for row in growth:
     )
 
 # %% [markdown]
-# The worst case grows away from the random one, by a factor that follows $\sqrt d$ from below
-# (real weights are not all equally large). Each size has a network of its own, so $\|w\|_1$ need not
-# rise from one to the next; what rises is its lead over the random change.
+# Each size has a network of its own, so that $\|w\|_1$ need not rise from one to the next; what
+# rises is its lead over the random change, by a factor that follows $\sqrt d$ from below (real
+# weights are not all equally large).
 #
 # The effect does not need training or digits. Take random Gaussian weights and let only the
 # dimension speak:
@@ -253,9 +265,8 @@ _ = axes[2].set_title("under the exact attack")
 # The curves are exact, not estimates by an attack: no adversary in the ball does better.
 #
 # What has the robust model learned? A pixel whose mean differs by less than $2 \epsilon$ between zeros
-# and ones is worthless against this adversary, who moves both classes by $\epsilon$ towards each other,
-# past the meeting point.
-# The robust model puts more of its weight on the pixels beyond:
+# and ones is worthless against this adversary, who moves both classes by $\epsilon$ towards each
+# other, past the meeting point. The robust model puts more of its weight on the pixels beyond:
 
 # %%
 difference = jnp.abs(x[y == 1].mean(0) - x[y == 0].mean(0)).reshape(-1)
