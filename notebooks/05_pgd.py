@@ -276,6 +276,7 @@ for ax, name in zip(axes[0, ::4], balls, strict=True):
 decay = optax.schedules.cosine_decay_schedule(1.0, 20)
 rules = {
     "sign, constant step": jr.PGD(num_steps=20, rel_step_size=0.25, keep_best=False),
+    "sign, twice the step": jr.PGD(num_steps=20, rel_step_size=0.5, keep_best=False),
     "sign, cosine decay": jr.PGD(
         num_steps=20, rel_step_size=0.5, schedule=decay, keep_best=False
     ),
@@ -288,7 +289,7 @@ rules = {
     ),
 }
 fig, ax = plt.subplots(figsize=(6, 3.6))
-styles = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+styles = ("-", (0, (1, 2)), "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 for (name, attack), style in zip(rules.items(), styles, strict=True):
     path = jr.plotting.iterates(attack, logits_fn, x, y, threat=milder, key=key)
     values = [float(jr.losses.cross_entropy(logits_fn(v), y).mean()) for v in path]
@@ -301,8 +302,8 @@ ax.set_ylabel("mean loss (nats)")
 _ = ax.legend()
 
 # %% [markdown]
-# All rules whose steps have a fixed length end close together; the decaying one is first because its
-# first steps are twice as long. The plain gradient is slow where the model is sure of itself: there the loss is flat and its gradient
+# All rules whose steps have a fixed length end close together; the decaying one
+# is fast because its first steps are twice as long, as is the constant one of that length. The plain gradient is slow where the model is sure of itself: there the loss is flat and its gradient
 # tiny, and only the sign (or Adam's normalisation) keeps the step long. That is why the steepest
 # step in the ball's own norm, and not the gradient, is the default.
 #
@@ -336,8 +337,9 @@ for attack in (jr.FGSM(), jr.PGD(num_steps=40), jr.Restarts(jr.PGD(num_steps=40)
 #    where it started. The margin scales with the logits, of which the sign takes no notice; DLR is
 #    invariant to the scale by construction.
 # 3. On an ordinary network the start matters little. A model such as
-#    `q + jnp.sign(x - q) * jax.nn.relu(jnp.abs(x - q) - 0.01)` with `q = jnp.round(16 * x) / 16`
+#    `q + jnp.sign(x - q) * jax.nn.relu(jnp.abs(x - q) - 0.002)` with `q = jnp.round(16 * x) / 16`
 #    before the network is flat around the grey levels of digits: without a random start the attack
-#    sees a gradient of 0 and does not move; with one, most pixels have a gradient again.
+#    sees a gradient of 0 and does not move; with one, most pixels have a gradient again, until
+#    they land on a flat piece: the wider those are, the less PGD finds.
 #
 # </details>

@@ -203,7 +203,7 @@ for name, model, style in (
         f"{name:<10} loss {values[0]:.3f} to {values[-1]:.3f} nats, "
         f"largest derivative on the line {slope:.3g}"
     )
-ax.set_xlabel("distance along the direction of FGSM")
+ax.set_xlabel("distance along the direction of FGSM (units of the data)")
 ax.set_ylabel("loss (nats)")
 _ = ax.legend()
 
@@ -285,7 +285,8 @@ for n in (1, 16):
 # Multiplying the logits by 1000 changes no prediction, so it cannot change the true robust accuracy. But the softmax
 # becomes one-hot, and in float32 the derivative of the cross-entropy by the logits, $p_i - [i = y]$, exactly zero
 # where the prediction is right. (In the first table FGSM did better than PGD on this defence, which no honest
-# gradient allows: one step beats twenty only where the gradient says nothing.)
+# gradient allows. What it followed is rounding: in the compiled attack some derivatives are tiny instead of zero, and
+# the sign makes them as large as any.)
 
 # %%
 scales = (1, 3, 10, 30, 100, 1000)

@@ -116,14 +116,17 @@ low, high = (
 )
 ax.plot(num_steps, [100 * f.mean() for f in found], "o-", label="PGD")
 ax.fill_between(num_steps, low, high, alpha=0.2, linewidth=0)
-for report, label, color, style in (
-    (restarted, "PGD, 50 steps, 10 restarts", "orange", "--"),
-    (reports["robust"], "AutoAttack", "vermillion", ":"),
+# Broad and pale, as the two lines may coincide.
+for report, label, color, style, width, alpha in (
+    (reports["robust"], "AutoAttack", "vermillion", "-", 5, 0.35),
+    (restarted, "PGD, 50 steps, 10 restarts", "black", "--", 1.5, 1),
 ):
     ax.axhline(
         100 * report.robust_accuracy,
         color=jr.plotting.COLORS[color],
         linestyle=style,
+        linewidth=width,
+        alpha=alpha,
         label=label,
     )
     print(f"{label:<27} {100 * report.robust_accuracy:.1f}%")
@@ -295,7 +298,7 @@ print("papers:", ", ".join(report.papers))
 # 1. `jr.evaluate(..., individually=True).credit()` has `robust_accuracy_alone` for each part.
 # 2. Partly at best. Compare with the standard model at the same radii; a ball of another norm contains points that
 #    training has never seen.
-# 3. At least four: one step is no strong attack; no norm, no bounds and no second attack are named; 100 examples give an
+# 3. At least six: one step is no strong attack; no norm, no bounds and no second attack are named; 100 examples give an
 #    interval of about 14 points; choosing correct ones hides the clean accuracy, so that the figure is not the
 #    robust accuracy that others report.
 #
