@@ -20,10 +20,9 @@ from jaxrobust import _conv_primitive, _pool_primitive
 
 # Primitives that run the jaxprs in their parameters as they are.
 _TRANSPARENT = {"jit", "closed_call", "scan", "while", "cond", "remat2", "checkpoint"}
+_TRANSPARENT |= {"custom_jvp_call", "custom_vjp_call"}
 
-# Functions with derivative rules of their own, and the parameters that hold these: two
-# make a program when they are asked for it, `bwd` is the user's function itself.
-_CUSTOM = {"custom_jvp_call", "custom_vjp_call"}
+# Parameters with derivative rules of the user that make a program when asked for it.
 _MAKERS = ("jvp_jaxpr_fun", "fwd_jaxpr_thunk")
 
 # The name of the scope whose convolutions stay as they are.
@@ -185,20 +184,9 @@ def _exchange(jaxpr: Any) -> Any:
         elif eqn.primitive.name in _TRANSPARENT:
             params = {name: parameter(value) for name, value in eqn.params.items()}
             if is_changed(params.values(), eqn.params.values()):
-                if params.get("policy") is not None:
-                    params["policy"] = functools.partial(_policy, params["policy"])
+                params = {name: function(name, value) for name, value in params.items()}
                 return eqn.replace(params=params)
-        elif eqn.primitive.name in _CUSTOM:
-            inner = visit(eqn.params["call_jaxpr"])
-            if inner is not eqn.params["call_jaxpr"]:
-                params = {name: rule(name, value) for name, value in eqn.params.items()}
-                return eqn.replace(params=params | {"call_jaxpr": inner})
         return eqn
-
-    def rule(name, value):
-        if name in _MAKERS:
-            return _Maker(value, visit)
-        return _backward(value) if name == "bwd" else value
 
     def parameter(value):
         if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
@@ -207,6 +195,14 @@ def _exchange(jaxpr: Any) -> Any:
             new = tuple(map(parameter, value))
             return new if is_changed(new, value) else value
         return value
+
+    def function(name, value):
+        """Return a function among the parameters in a form that fits what is exchanged."""
+        if name == "policy" and value is not None:
+            return functools.partial(_policy, value)
+        if name in _MAKERS:
+            return _Maker(value, visit)
+        return _backward(value) if name == "bwd" else value
 
     def is_changed(new, old):
         return any(a is not b for a, b in zip(new, old, strict=True))
@@ -228,6 +224,7 @@ class _Maker:
 
 @linear_util.transformation2
 def _backward(bwd, *args):
+    """Call the backward rule of the user, which is no program yet."""
     return fast_convolutions(bwd)(*args)
 
 

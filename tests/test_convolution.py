@@ -110,7 +110,7 @@ def test_rematerialisation_keeps_its_policy():
     policy = jax.checkpoint_policies.dots_saveable
 
     def fn(x):
-        return jnp.sin(jax.checkpoint(lambda x: conv(jnp.sin(x)), policy=policy)(x))
+        return jax.checkpoint(lambda x: jnp.sin(conv(x)), policy=policy)(x)
 
     gradient = jax.grad(lambda x: jr.fast_convolutions(fn)(x).sum())
     # One for the value, one for the gradient: none is computed again.
