@@ -72,8 +72,8 @@ VARIANTS = (
 PAIRS = [(a, t) for a in ATTACKS for t in NORMS if a not in VARIANTS or t == "l2"]
 PAIRS += [("pgd", t) for t in THREATS if t not in NORMS]
 PAIRS += [(a, "l2_mask") for a in ("apgd", "square", "spsa")]
-# What adds to the steps of another attack has one norm in the default run.
-MADE_OF_OTHERS = ("momentum", "adam", "fgsm_rs", "restarts", "worst_of")
+# One norm in the default run: what is made of other steps, and what compiles long.
+ONE_NORM = ("momentum", "adam", "fgsm_rs", "restarts", "worst_of", "fab", "spsa")
 each_pair = pytest.mark.parametrize(
     "attack, threat",
     [
@@ -81,7 +81,7 @@ each_pair = pytest.mark.parametrize(
             ATTACKS[a],
             THREATS[t],
             id=f"{a}-{t}",
-            marks=[pytest.mark.slow] * (a in MADE_OF_OTHERS and t != "l2"),
+            marks=[pytest.mark.slow] * (a in ONE_NORM and t != "l2"),
         )
         for a, t in PAIRS
     ],

@@ -88,7 +88,15 @@ def test_a_batch_on_an_explicit_mesh():
     np.testing.assert_allclose(sharded, eager, **CLOSE)
 
 
-@each_threat
+@pytest.mark.parametrize(
+    "threat",
+    [
+        THREATS["linf"],
+        pytest.param(THREATS["l2"], marks=pytest.mark.slow),
+        pytest.param(THREATS["l1"], marks=pytest.mark.slow),
+    ],
+    ids=THREATS,
+)
 def test_vmap_over_eps_keys_and_targets(threat):
     """Law 4: curves over eps, restarts over keys, attacks on every class at once."""
     attack = jr.PGD(num_steps=3, loss=jr.losses.targeted(jr.losses.cross_entropy))

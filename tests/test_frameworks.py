@@ -85,7 +85,15 @@ def haiku_partial():
 MODELS = [NNXModel, nnx_closure, linen_partial, equinox_vmap, equinox_module]
 
 
-@pytest.mark.parametrize("make", [*MODELS, haiku_partial])
+@pytest.mark.parametrize(
+    "make",
+    [
+        NNXModel,
+        equinox_vmap,
+        *[pytest.param(m, marks=pytest.mark.slow) for m in MODELS[1:3] + MODELS[4:]],
+        pytest.param(haiku_partial, marks=pytest.mark.slow),
+    ],
+)
 def test_frameworks_agree(make):
     """Law 5: PGD and `evaluate` see the function, not the framework."""
     attack, threat = jr.PGD(num_steps=4), jr.Linf(0.2)

@@ -65,6 +65,7 @@ def test_two_processes(tmp_path):
     two_processes.run(SCRIPT, tmp_path)
 
 
+@pytest.mark.slow
 def test_one_process_pays_nothing(tmp_path, monkeypatch):
     """Neither a collective call nor the import that it takes."""
     monkeypatch.setattr(_processes, "_gather", None)

@@ -192,7 +192,17 @@ def test_linf_proposals_change_one_window():
 
 @pytest.mark.parametrize(
     "shape, kind",
-    [(s, k) for s in [(5, 9, 3), (2, 2, 1), (7,), (1,)] for k in (jr.L2, jr.L1)]
+    [((7,), jr.L2), ((5, 9, 3), jr.L1), ((1,), jr.L1)]
+    + [
+        pytest.param(s, k, marks=pytest.mark.slow)
+        for s, k in [
+            ((5, 9, 3), jr.L2),
+            ((2, 2, 1), jr.L2),
+            ((1,), jr.L2),
+            ((2, 2, 1), jr.L1),
+            ((7,), jr.L1),
+        ]
+    ]
     + [((11, 2), jr.L2), ((5, 9, 3), jr.Linf), ((1,), jr.Linf)],
 )
 def test_any_shape(shape, kind):

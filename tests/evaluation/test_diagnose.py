@@ -55,6 +55,7 @@ def attacked(attack, model):
     return attack(model, data.x, data.y, threat=planted.THREAT, key=planted.KEY)
 
 
+@pytest.mark.slow
 def test_the_undefended_network_breaks():
     """The yardstick: 4% on the first 120 test images."""
     model = planted.train()

@@ -28,7 +28,13 @@ def run(checkpoint, out, *options):
     return evaluate.main(tyro.cli(evaluate.Config, args=arguments))
 
 
-@pytest.mark.parametrize("options", [("--attack", "pgd"), ("--attack", "fgsm")])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--attack", "fgsm"),
+        pytest.param(("--attack", "pgd"), marks=pytest.mark.slow),
+    ],
+)
 def test_writes_its_results(checkpoint, tmp_path, options):
     """Report, record and provenance are there; the state file is gone."""
     report = run(checkpoint, tmp_path, "--num-test", "40", *options)

@@ -101,7 +101,9 @@ def test_the_seed_decides_the_weights():
     assert not jnp.allclose(a.layers[0].kernel[...], c.layers[0].kernel[...])
 
 
-@pytest.mark.parametrize("name", ["mlp", "tutorial_convnet"])
+@pytest.mark.parametrize(
+    "name", ["mlp", pytest.param("tutorial_convnet", marks=pytest.mark.slow)]
+)
 def test_initial_weights_are_those_of_pytorch(name):
     # U(+-1/sqrt(fan_in)) for weights and biases.
     for _, layer in nnx.iter_graph(tiny(name, MNIST)):
