@@ -22,6 +22,10 @@ _SHORT_ROW = 4
 # More columns than that do not stay in the cache.
 _COLUMN_BYTES = 2**23
 
+# Pixels of a row that one product gives where each has few features.
+_PIXELS = 4
+FEW_CHANNELS = 3
+
 NHWC = lax.conv_dimension_numbers((1,) * 4, (1,) * 4, ("NHWC", "HWIO", "NHWC"))
 
 
@@ -47,9 +51,13 @@ def _fastest(x, kernel, strides, size) -> str:
         return "direct"
     if _winograd.is_faster(x, kernel, strides, size):
         return "winograd"
+    channels, features = kernel.shape[2:]
     num_columns = len(x) * math.prod(size) * math.prod(kernel.shape[:3])
-    if size[1] <= _SHORT_ROW and num_columns * x.dtype.itemsize <= _COLUMN_BYTES:
+    is_short = size[1] <= _SHORT_ROW or (channels <= FEW_CHANNELS and max(strides) > 1)
+    if is_short and num_columns * x.dtype.itemsize <= _COLUMN_BYTES:
         return "product"
+    if features <= FEW_CHANNELS and max(strides) == 1:
+        return "several pixels"
     num_blocks = -(-kernel.shape[-1] // _FEATURE_BLOCK)
     # Blocks that cannot be divided evenly among the cores.
     if num_blocks % _num_cores() and len(x) > 1:
@@ -112,9 +120,31 @@ def _side_by_side(x, kernel, strides, pads, size, precision):
     return out.transpose(1, 0, 2, 3)
 
 
+def _several_pixels(x, kernel, strides, pads, size, precision):
+    """Take neighbours in a row for features of one window that is wider.
+
+    A product with one or three features is little more than the reading of its columns,
+    which neighbours nearly share.
+    """
+    stride, more = strides[1], -size[1] % _PIXELS
+    pads = (pads[0], (pads[1][0], pads[1][1] + more * stride))
+    shifts = [(n * stride, (_PIXELS - 1 - n) * stride) for n in range(_PIXELS)]
+    wide = jnp.stack(
+        [jnp.pad(kernel, ((0, 0), shift, (0, 0), (0, 0))) for shift in shifts], axis=3
+    )
+    # Made once, before a loop around.
+    wide = lax.optimization_barrier(wide.reshape(*wide.shape[:3], -1))
+    strides = (strides[0], _PIXELS * stride)
+    blocks = (size[0], (size[1] + more) // _PIXELS)
+    form = _side_by_side if len(x) > 1 else _direct
+    out = form(x, wide, strides, pads, blocks, precision)
+    return out.reshape(len(x), size[0], size[1] + more, -1)[:, :, : size[1]]
+
+
 FORMS = {
     "direct": _direct,
     "side by side": _side_by_side,
+    "several pixels": _several_pixels,
     "product": _product,
     "winograd": _winograd.convolve,
 }

@@ -20,11 +20,11 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxrobust._conv_forward import NHWC, convolve, cut, pad, windows
+from jaxrobust._conv_forward import FEW_CHANNELS, NHWC, convolve, cut, pad, windows
 from jaxrobust._winograd import count_blocks, in_blocks
 
-# Above it a strided input gradient by phases loses to scattering: measured for 1 to 512
-# input channels, even at 64 to 128.
+# Above it a strided input gradient by phases loses to scattering, as with a few channels:
+# measured for 1 to 512 input channels, even at 64 to 128.
 _MOST_PHASE_CHANNELS = 64
 
 # The formulas write out each tap, and a kernel as large as the image, which JAX's own
@@ -176,7 +176,8 @@ def _input_gradient(strides, pads, precision, size, kernel, g):
     is_strided = math.prod(strides) > 1
     # A phase that no tap reaches would be a convolution without a kernel.
     has_empty_phase = any(k < s for k, s in zip(kernel.shape, strides, strict=False))
-    if is_strided and (has_empty_phase or kernel.shape[2] > _MOST_PHASE_CHANNELS):
+    few_or_many = not FEW_CHANNELS < kernel.shape[2] <= _MOST_PHASE_CHANNELS
+    if is_strided and (has_empty_phase or few_or_many):
         return _input_gradient_by_scatter(strides, pads, precision, size, kernel, g)
     return _input_gradient_by_phases(strides, pads, precision, size, kernel, g)
 

@@ -18,6 +18,7 @@ CASES = {
     "gaps": ((3, 9, 8, 3), (1, 1, 3, 4), (2, 3), ((0, 0), (0, 0))),
     "one side": ((3, 6, 7, 3), (3, 4, 3, 2), (1, 2), ((0, 2), (3, 0))),
     "large pads": ((3, 5, 5, 3), (2, 2, 3, 2), (2, 1), ((3, 2), (2, 4))),
+    "one image": ((1, 8, 6, 5), (3, 3, 5, 1), (1, 1), ((1, 1), (1, 1))),
     "negative pads": ((3, 8, 9, 3), (3, 3, 3, 2), (1, 2), ((-1, 1), (0, -2))),
 }
 
@@ -40,7 +41,9 @@ def problem(image, kernel):
     return tuple(jnp.asarray(array, jnp.float32) for array in arrays)
 
 
-@pytest.mark.parametrize("form", ["direct", "side by side", "product"])
+@pytest.mark.parametrize(
+    "form", ["direct", "side by side", "product", "several pixels"]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_forms(case, form):
     image, kernel, strides, padding = CASES[case]
@@ -93,20 +96,24 @@ def test_winograd_is_as_accurate():
 
 
 @pytest.mark.parametrize(
-    ("image", "kernel", "form"),
+    ("image", "kernel", "stride", "form"),
     [
-        ((16, 16, 16, 128), (3, 3, 128, 128), "winograd"),
-        ((16, 4, 4, 512), (3, 3, 512, 512), "product"),
-        ((100, 14, 14, 32), (5, 5, 32, 64), "side by side"),
-        ((1, 14, 14, 32), (5, 5, 32, 64), "direct"),
-        ((100, 14, 14, 64), (5, 5, 64, 128), "direct"),
+        ((16, 16, 16, 128), (3, 3, 128, 128), 1, "winograd"),
+        ((16, 4, 4, 512), (3, 3, 512, 512), 1, "product"),
+        ((100, 28, 28, 1), (4, 4, 1, 16), 2, "product"),
+        ((1000, 28, 28, 1), (4, 4, 1, 16), 2, "side by side"),
+        ((100, 28, 28, 1), (5, 5, 1, 32), 1, "side by side"),
+        ((100, 28, 28, 32), (5, 5, 32, 1), 1, "several pixels"),
+        ((100, 14, 14, 32), (5, 5, 32, 64), 1, "side by side"),
+        ((1, 14, 14, 32), (5, 5, 32, 64), 1, "direct"),
+        ((100, 14, 14, 64), (5, 5, 64, 128), 1, "direct"),
     ],
 )
-def test_choice_on_two_cores(image, kernel, form, monkeypatch):
+def test_choice_on_two_cores(image, kernel, stride, form, monkeypatch):
     monkeypatch.setattr(_conv_forward, "_num_cores", lambda: 2)
     x, kernel = (jnp.zeros(shape, jnp.float32) for shape in (image, kernel))
-    size = image[1:3]
-    assert _conv_forward._fastest(x, kernel, (1, 1), size) == form
+    size = tuple(n // stride for n in image[1:3])
+    assert _conv_forward._fastest(x, kernel, (stride, stride), size) == form
 
 
 def test_one_core_has_nothing_to_divide(monkeypatch):

@@ -314,7 +314,8 @@ def test_attacks_apply_it(make, monkeypatch):
 
     with jax.numpy_rank_promotion("allow"):
         fast, plain = attack(fn, x), attack(jr.plain_convolutions(fn), x)
-        assert count(lambda x: attack(fn, x), x)[0] == 2
+        # The forward pass; the gradient, strided with 2 channels, is a matrix product.
+        assert count(lambda x: attack(fn, x), x) == (1, 0)
         assert count(lambda x: attack(jr.plain_convolutions(fn), x), x)[0] == 0
         monkeypatch.setenv("JAXROBUST_PLAIN_CONVOLUTIONS", "1")
         assert count(lambda x: attack(fn, x), x)[0] == 0
