@@ -55,4 +55,4 @@ def _usable(w: Array, threat: Any) -> Array:
     """Return the gradient in float32, zero where it is not finite or where masked."""
     w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
     w = jnp.where(jnp.isfinite(w), w, 0)
-    return threats.apply_mask(threat, w, jnp.zeros_like(w))
+    return _batch.computed_once(threats.apply_mask(threat, w, jnp.zeros_like(w)))
