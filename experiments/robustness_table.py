@@ -3,7 +3,7 @@
 Command   python -m experiments.robustness_table                    (digits)
           python -m experiments.robustness_table --dataset mnist --data-dir DIR
           python -m experiments.robustness_table --dataset cifar10 --data-dir DIR
-Time      digits 1 to 2 minutes, mnist about 40 minutes on 2 cores; cifar10 wants a GPU
+Time      digits 1 to 2 minutes, mnist 10 to 40 minutes on 2 cores; cifar10 wants a GPU
 Expected  the pattern of Madry et al. 2018: standard training falls to PGD, FGSM training
           looks best under FGSM and falls to PGD, PGD training holds. The four statements
           of the lecture are checked and printed as confirmed or not by this run.
