@@ -122,6 +122,17 @@ def check_logits(logits: jax.Array | jax.ShapeDtypeStruct, y: Any) -> None:
         check_label_range(labels, logits.shape[1])
 
 
+def check_finite_logits(logits: np.ndarray) -> None:
+    """Raise if clean logits, [N, C], are NaN or infinite; -inf may exclude a class."""
+    bad = (np.isnan(logits) | np.isposinf(logits)).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"logits_fn returns NaN or infinite logits for {bad.sum()} of {len(bad)} clean "
+            f"inputs, the first of which is number {bad.argmax()}: no attack can see these "
+            "and no accuracy would mean anything. Repair the model."
+        )
+
+
 def check_not_probabilities(logits: jax.Array) -> None:
     """Warn if a few rows of logits, [B, C], are probabilities."""
     values = np.asarray(logits.astype(jnp.float32))
@@ -164,8 +175,8 @@ def check_training_mode(alone: jax.Array, together: jax.Array) -> None:
     """Raise if an example's logits depend on the examples beside it.
 
     Args:
-      alone: Logits of some examples, computed in a batch of copies of the first one.
-      together: Logits of the same example in its own batch.
+      alone: Logits of copies of one example, all in one batch.
+      together: Logits of the same example in its own batch, of the same or one row.
     """
     scale = float(jnp.max(jnp.abs(together))) + 1e-6
     # 1e-2 is far above rounding, also in bfloat16 or TF32, and far below batch statistics.

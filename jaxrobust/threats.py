@@ -181,6 +181,10 @@ class L1:
 def _check(threat: Linf | L2 | L1) -> None:
     """Reject impossible values; traced ones cannot be seen and pass."""
     name = type(threat).__name__
+    if threat.eps is None or isinstance(threat.eps, str | bool):
+        raise TypeError(
+            f"{name}(eps={threat.eps!r}): eps must be a number, e.g. 8 / 255."
+        )
     if _is_concrete(threat.eps):
         eps = np.asarray(threat.eps)
         if not np.all((eps >= 0) & np.isfinite(eps)):

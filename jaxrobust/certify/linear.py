@@ -45,6 +45,7 @@ def linear_worst_case(
       >>> print(x_adv, margin)
       [[0.25 0.75]] [1.]
     """
+    weights, bias, x, y = map(jnp.asarray, (weights, bias, x, y))
     flat = _batch.flatten(x)
     if weights.ndim != 2 or weights.shape[0] != flat.shape[1]:
         raise ValueError(

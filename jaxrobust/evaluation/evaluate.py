@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _checks, _processes
+from jaxrobust import _batch, _checks, _processes, losses
 from jaxrobust._placing import Placing
 from jaxrobust.attacks._call import as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
@@ -93,6 +93,7 @@ def evaluate(
     _check_examples(x, y, groups=groups, among=among)
     _check_options(threat, len(y), stop_early, individually)
     _processes.check_path("state_file", state_file, mesh)
+    _check_target(attack, target)
     target = y if target is None else jax.tree.map(jnp.asarray, target)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
@@ -106,6 +107,7 @@ def evaluate(
     _check_model(logits_fn, x[rows], y[rows], y, target)
     x, y, target = jax.tree.map(np.asarray, (x, y, target))
     problem = _forward.prepare(logits_fn, threat, x, target, placing, size)
+    _checks.check_finite_logits(problem.logits)
     stages = _stages.of(attack, problem, keys, is_queued=stop_early)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
     key_data = None if key is None else jax.random.key_data(key)
@@ -126,6 +128,7 @@ def evaluate(
     )
     figures = _forward.measure(problem, y, total.x_adv, size)
     audit = _audit.audit(total.x_adv, x, figures["distance"], threat)
+    audit["logits_not_finite"] = int((~np.isfinite(figures["confidence_adv"])).sum())
     audit["not_confirmed"] = total.counts["not_confirmed"]
     report = Report(
         y=y,
@@ -177,6 +180,14 @@ def _check_examples(x: Array, y: Array, **one_each: Any) -> None:
             )
 
 
+def _check_target(attack: Any, target: Any) -> None:
+    if target is None and isinstance(getattr(attack, "loss", None), losses.Targeted):
+        raise ValueError(
+            f"{attack!r} has a targeted loss: pass the target classes as target=; y stays "
+            "the true labels, from which accuracy is counted."
+        )
+
+
 def _check_options(
     threat: Any, count: int, stop_early: bool, individually: bool
 ) -> None:
@@ -219,4 +230,5 @@ def _check_model(logits_fn: LogitsFn, x: Array, y_x: Array, y: Array, target) ->
             _checks.check_labels(labels, len(y))
             _checks.check_label_range(labels, logits.shape[1])
         copies = jnp.broadcast_to(x[:1], x.shape)
-        _checks.check_training_mode(_forward.logits(logits_fn, copies)[0], logits[0])
+        # All of them: dropout with a mask for each position spares the first.
+        _checks.check_training_mode(_forward.logits(logits_fn, copies), logits[:1])

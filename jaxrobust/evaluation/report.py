@@ -263,7 +263,8 @@ class Report:
                     f"{100 * row['robust_accuracy_after']:6.2f}%   "
                     f"({row['new_breaks']} broken)"
                 )
-        failures = ("outside_ball", "outside_bounds", "outside_mask", "not_finite")
+        failures = ("outside_ball", "outside_bounds", "outside_mask")
+        failures += ("not_finite", "logits_not_finite")
         if any(self.audit.get(name) for name in failures):
             lines.append(f"AUDIT     {self.audit}")
         for name, rows in (("class", self.per_class()), ("group", self.per_group())):

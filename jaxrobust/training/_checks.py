@@ -4,15 +4,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust import _batch
 
 
 def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, Any]:
     """Return the data on the device, after checking shapes and types."""
-    x, y = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    x, y = jnp.asarray(x), _to_labels("y", y)
     if validation is not None:
-        validation = jnp.asarray(validation[0]), jnp.asarray(validation[1], jnp.int32)
+        validation = jnp.asarray(validation[0]), _to_labels("validation", validation[1])
     for name, pair in (("x, y", (x, y)), ("validation", validation)):
         if pair is None:
             continue
@@ -27,6 +28,35 @@ def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, A
             "both are divided by the same scale, so give both in the same dtype."
         )
     return x, y, validation
+
+
+def _to_labels(name: str, y: Any) -> jax.Array:
+    if not np.issubdtype(np.asarray(y).dtype, np.integer):
+        raise TypeError(
+            f"{name}: labels are of type {np.asarray(y).dtype}; they are integers: pass "
+            "y.astype('int32'), or y.argmax(-1) for one-hot labels."
+        )
+    return jnp.asarray(y, jnp.int32)
+
+
+def check_range(x: jax.Array, scale: float, objective: Any) -> None:
+    """Check that inputs are finite and inside the bounds of the objective's threat."""
+    low, high = float(jnp.min(x)) / scale, float(jnp.max(x)) / scale
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(
+            "x holds NaN or infinite values: remove or repair these first."
+        )
+    bounds = getattr(getattr(objective, "threat", None), "bounds", None)
+    if bounds is None:
+        return
+    lower, upper = float(np.min(bounds[0])), float(np.max(bounds[1]))
+    slack = 1e-6 * max(abs(lower), abs(upper))  # rounding
+    if low < lower - slack or high > upper + slack:
+        raise ValueError(
+            f"x / scale has values in [{low:.4g}, {high:.4g}], outside the bounds "
+            f"[{lower:.4g}, {upper:.4g}] of the threat: pass scale=... (what stands for "
+            "1.0), or say what the bounds are: Linf(eps, bounds=(lower, upper))."
+        )
 
 
 def check_options(

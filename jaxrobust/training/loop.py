@@ -172,9 +172,11 @@ def fit(
     steps_per_epoch = len(x) // batch_size
     _checks.check_steps_per_call(steps_per_call)
     _checks.check_validation(validation, validation_attack, threat)
+    scale = _checks.to_scale(x, scale)
+    _checks.check_range(x, scale, objective)
     options = dict(
         batch_size=batch_size,
-        scale=_checks.to_scale(x, scale),
+        scale=scale,
         augment=augment,
         attacked_mode=attacked_mode,
         ema_decay=ema_decay,

@@ -15,6 +15,7 @@ import pytest
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
+import jaxrobust as jr
 from jaxrobust import training
 from jaxrobust.training import storage
 from jaxrobust.training.run import RunDirectory
@@ -201,7 +202,7 @@ def test_stored_pixels_are_scaled_after_augmentation(scale, divisor):
 
     x = jnp.full((8, 2), 15, jnp.uint8)
     result = training.fit(
-        nnx.Linear(2, 2, rngs=nnx.Rngs(0)), loss, optax.sgd(0.1), x, jnp.zeros(8),
+        nnx.Linear(2, 2, rngs=nnx.Rngs(0)), loss, optax.sgd(0.1), x, jnp.zeros(8, int),
         num_epochs=1, batch_size=4, key=killed_run.KEY, augment=augment, scale=scale,
     )  # fmt: skip
     assert result.history[0]["train_mean"] == pytest.approx(16 / divisor)
@@ -473,7 +474,11 @@ def test_divergence_names_the_step_and_the_remedy():
         ({"attacked_mode": "test"}, ValueError, "attacked_mode is 'test'"),
         ({"validation": None}, ValueError, "validation_attack needs"),
         ({"threat": None}, ValueError, "validation_attack needs"),
-        ({"validation": (jnp.ones((3, 6)), jnp.ones(2))}, ValueError, r"\(3, 6\)"),
+        (
+            {"validation": (jnp.ones((3, 6)), jnp.ones(2, int))},
+            ValueError,
+            r"\(3, 6\)",
+        ),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every is 0"),
         ({"steps_per_call": 0}, ValueError, "steps_per_call is 0"),
         ({"scale": 0}, ValueError, "scale is 0"),
@@ -483,6 +488,24 @@ def test_divergence_names_the_step_and_the_remedy():
 def test_misuse(changes, error, message):
     with pytest.raises(error, match=message):
         run(1, **changes)
+
+
+@pytest.mark.parametrize(
+    "x, y, error, message",
+    [
+        (0.5, 0.5, TypeError, "labels are of type float"),
+        (jnp.nan, 1, ValueError, "NaN or infinite"),
+        (200.0, 1, ValueError, r"in \[200, 200\], outside the bounds \[0, 1\]"),
+    ],
+)
+def test_data_that_cannot_be_learnt_from(x, y, error, message):
+    adversarial = training.adversarial(jr.FGSM(), jr.Linf(0.1))
+    with pytest.raises(error, match=message):
+        training.fit(
+            nnx.Linear(6, 3, rngs=nnx.Rngs(0)), adversarial, optax.sgd(0.1),
+            jnp.full((8, 6), x), np.full(8, y),
+            num_epochs=1, batch_size=4, key=killed_run.KEY,
+        )  # fmt: skip
 
 
 def test_num_epochs_must_be_positive():
