@@ -127,9 +127,9 @@ def check_finite_logits(logits: np.ndarray) -> None:
     bad = (np.isnan(logits) | np.isposinf(logits)).any(axis=1)
     if bad.any():
         raise ValueError(
-            f"logits_fn returns NaN or infinite logits for {bad.sum()} of {len(bad)} clean "
-            f"inputs, the first of which is number {bad.argmax()}: no attack can see these "
-            "and no accuracy would mean anything. Repair the model."
+            f"logits_fn returns NaN or infinite logits for {bad.sum()} of {len(logits)} "
+            f"clean inputs, the first of which is number {bad.argmax()}: no attack can "
+            "see these and no accuracy would mean anything. Repair the model."
         )
 
 

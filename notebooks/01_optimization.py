@@ -341,8 +341,8 @@ _ = ax.legend(loc="lower left")
 
 # %% [markdown]
 # For the price of one step of gradient descent, SGD with batches of 10 takes 140. Four times the
-# step is faster, and it jumps: with a constant step the noise sets a floor, which is higher for
-# a larger step. So begin large and end small: a schedule.
+# step is faster, and it jumps: with a constant step the noise sets a floor, higher for a larger step,
+# to which the small one has not come down within 20 passes. So begin large and end small: a schedule.
 #
 # ## Momentum
 #

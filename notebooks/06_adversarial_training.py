@@ -273,8 +273,8 @@ for name in ("FGSM", "PGD"):
 
 # %% [markdown]
 # Under FGSM training the two accuracies part: what the network learns is to defeat the sign step.
-# Whoever looks at the FGSM curve alone sees success. Here the accuracy under PGD erodes; on larger
-# problems it can drop to zero within an epoch, which Wong et al. named catastrophic overfitting.
+# Whoever looks at the FGSM curve alone sees success. Here the accuracy under PGD stays low while that
+# under FGSM climbs; on larger problems it can drop to zero within an epoch, which Wong et al. named catastrophic overfitting.
 # Under PGD training the curves stay far closer together.
 #
 # One image that the FGSM-trained network defends against FGSM and loses to PGD, on the plane of
