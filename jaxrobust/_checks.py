@@ -24,6 +24,24 @@ _TRAINING_MODE = (
 )
 
 
+def check_attack(attack: Any) -> None:
+    """Raise where something else was passed as an attack."""
+    if isinstance(attack, type) or not callable(attack):
+        raise TypeError(
+            f"attack={attack!r} is no attack: pass one such as jr.PGD(num_steps=20). What "
+            "it may do is said by threat=jr.Linf(8 / 255)."
+        )
+
+
+def check_threat(threat: Any) -> None:
+    """Raise where something else was passed as a threat."""
+    if isinstance(threat, type) or not hasattr(threat, "project"):
+        raise TypeError(
+            f"threat={threat!r} is no threat: pass the ball and its radius, such as "
+            "jr.Linf(8 / 255)."
+        )
+
+
 def check_key(attack: Any, key: Any) -> jax.Array | None:
     """Return a typed key, or raise the error that says why one is needed."""
     if key is None:
@@ -55,7 +73,9 @@ def check_key_shape(key: jax.Array | None, num_examples: int) -> None:
 
 def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
     """Return `x` and `y` as arrays after checking everything that can be seen in them."""
-    x, y = jnp.asarray(x), jax.tree.map(jnp.asarray, y)
+    check_threat(threat)
+    x = jnp.asarray(x)
+    y = jax.tree.map(jnp.asarray, y) if isinstance(y, tuple) else jnp.asarray(y)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"x is of type {x.dtype}; attacks need gradients and so floating-point "

@@ -88,6 +88,7 @@ def evaluate(
       1.0 0.5
     """
     x, y = _collect(x, y)
+    _checks.check_attack(attack)
     key = _checks.check_key(attack, key)
     x, y = _checks.check_inputs(x, y, threat)
     _check_examples(x, y, groups=groups, among=among)

@@ -77,3 +77,24 @@ def test_linear_worst_case_of_numpy_arrays():
         weights, np.zeros(2), np.full((1, 2), 0.5), np.array([0]), threat=jr.Linf(0.25)
     )
     assert float(margin[0]) == 1.0
+
+
+@pytest.mark.parametrize("attack", [THREAT, jr.PGD, "pgd"])
+def test_what_is_no_attack(attack):
+    with pytest.raises(TypeError, match="is no attack: pass one such as"):
+        evaluate(lambda x: x, attack)
+
+
+@pytest.mark.parametrize("threat", [jr.FGSM(), jr.Linf, 0.1])
+def test_what_is_no_threat(threat):
+    for call in (
+        jr.FGSM(),
+        lambda *args, **kw: jr.evaluate(*args, attack=jr.FGSM(), **kw),
+    ):
+        with pytest.raises(TypeError, match="is no threat: pass the ball"):
+            call(lambda x: x, X, Y, threat=threat)
+
+
+def test_labels_in_a_list():
+    x_adv = jr.fgsm(lambda x: x, X, Y.tolist(), threat=THREAT)
+    np.testing.assert_array_equal(x_adv, jr.fgsm(lambda x: x, X, Y, threat=THREAT))
