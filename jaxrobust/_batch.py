@@ -19,8 +19,8 @@ def expand(value: ArrayLike, x: jax.Array) -> jax.Array:
 def flatten(x: jax.Array) -> jax.Array:
     """Reshape `[B, ...]` to `[B, d]`, for sums and maxima over an example.
 
-    XLA:CPU (JAX 0.10.2) would reduce over three axes at a time, which for images took 8 to
-    20 times as long; behind the barrier it cannot see them.
+    XLA:CPU (JAX 0.10.2) would reduce over three axes at a time, which for images takes
+    several times as long; behind the barrier it cannot see them.
     """
     flat = x.reshape(x.shape[0], -1)
     return jax.lax.optimization_barrier(flat) if x.ndim > 2 else flat
@@ -30,11 +30,10 @@ def computed_once(x: jax.Array) -> jax.Array:
     """Return `x`, by a product that XLA does not merge with what uses it.
 
     XLA:CPU (JAX 0.10.2) repeats cheap producers, as the last sums of a gradient, in each of
-    their uses, a barrier or not: a third of a step of FAB.
+    their uses, a barrier or not. No axis is merged: the batch may be sharded.
     """
-    rows = jnp.stack([x.ravel(), jnp.zeros_like(x).ravel()])
-    ones = jnp.ones((1, 2), x.dtype)
-    return jnp.matmul(ones, rows, precision="highest").reshape(x.shape)
+    pairs = jnp.stack([x, jnp.zeros_like(x)], axis=-1)
+    return jnp.matmul(pairs, jnp.ones(2, x.dtype), precision="highest")
 
 
 def zeros(x: jax.Array, dtype: Any = jnp.float32) -> jax.Array:

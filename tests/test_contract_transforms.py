@@ -77,14 +77,19 @@ def test_jit_shard_map_and_a_sharded_batch_equal_eager(attack, threat):
     assert len(sharded.sharding.device_set) == 4
 
 
-def test_a_batch_on_an_explicit_mesh():
-    """Where types name mesh axes, rows cannot be cut off for the checks of a call."""
-    x = jax.random.uniform(jax.random.key(1), (32, FEATURES))
-    y, attack, threat = jnp.arange(32) % 3, ATTACKS["pgd"], THREATS["linf"]
-    eager = attack(model, x, y, threat=threat, key=jax.random.key(0))
+@pytest.mark.parametrize("name", ["pgd", "fab"])
+def test_a_batch_on_an_explicit_mesh(name):
+    """Where types name mesh axes, rows cannot be cut off and the batch axis not merged."""
+
+    def logits_fn(x):
+        return model(x.reshape(len(x), -1))
+
+    x = jax.random.uniform(jax.random.key(1), (32, 1, 1, FEATURES))
+    y, attack, threat = jnp.arange(32) % 3, ATTACKS[name], THREATS["linf"]
+    eager = attack(logits_fn, x, y, threat=threat, key=jax.random.key(0))
     mesh = jax.make_mesh((4,), ("batch",), axis_types=(AxisType.Explicit,))
     x, y = jax.device_put((x, y), NamedSharding(mesh, PartitionSpec("batch")))
-    sharded = attack(model, x, y, threat=threat, key=jax.random.key(0))
+    sharded = attack(logits_fn, x, y, threat=threat, key=jax.random.key(0))
     np.testing.assert_allclose(sharded, eager, **CLOSE)
 
 
