@@ -1,6 +1,6 @@
 """A function transform that makes the gradients of convolutions fast on the CPU.
 
-`fast_convolutions(fn)` traces `fn`, exchanges each eligible convolution and max-pooling in
+`fast_convolutions(fn)` traces `fn`, exchanges each eligible convolution, bias and pooling in
 its jaxpr for a primitive of equal value whose gradients XLA:CPU runs fast, and runs the
 result. Everything else stays as it was.
 """
@@ -16,7 +16,7 @@ import numpy as np
 from jax import lax
 from jax.extend import linear_util
 
-from jaxrobust import _conv_primitive, _pool_primitive
+from jaxrobust import _bias_primitive, _conv_primitive, _pool_primitive
 
 # Primitives that run the jaxprs in their parameters as they are.
 _TRANSPARENT = {"jit", "closed_call", "scan", "while", "cond", "remat2", "checkpoint"}
@@ -168,7 +168,9 @@ def _exchange(jaxpr: Any) -> Any:
         if getattr(jaxpr, "jaxpr", jaxpr) is not jaxpr:
             inner = visit(jaxpr.jaxpr)
             return jaxpr if inner is jaxpr.jaxpr else jaxpr.replace(jaxpr=inner)
-        eqns = [equation(eqn) for eqn in jaxpr.eqns]
+        eqns = [
+            new for eqn in jaxpr.eqns for new in _bias_primitive.spread(equation(eqn))
+        ]
         return jaxpr.replace(eqns=eqns) if is_changed(eqns, jaxpr.eqns) else jaxpr
 
     def equation(eqn):
@@ -205,7 +207,10 @@ def _exchange(jaxpr: Any) -> Any:
         return _backward(value) if name == "bwd" else value
 
     def is_changed(new, old):
-        return any(a is not b for a, b in zip(new, old, strict=True))
+        # Of different lengths where an operand has been spread.
+        return len(new) != len(old) or any(
+            a is not b for a, b in zip(new, old, strict=True)
+        )
 
     return visit(jaxpr)
 
