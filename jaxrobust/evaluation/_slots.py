@@ -191,21 +191,24 @@ def begin(stage: Stage, problem: Problem, rows: np.ndarray, num_slots: int) -> S
 
 
 def rounds(
-    stage: Stage, problem: Problem, slots: Slots, found: Found
+    stage: Stage, problem: Problem, slots: Slots, found: Found, num_slots: int
 ) -> Iterator[Slots]:
     """Run until nobody waits and all slots are empty; yields after each round.
 
-    Between two rounds `slots` and `found` are all that there is to save.
+    Between two rounds `slots` and `found` are all that there is to save. `num_slots`: of
+    which it began.
     """
     while slots.is_taken.any():
         slots = _shrink_if_it_pays(stage, problem, slots)
-        _round(stage, problem, slots, found)
+        _round(stage, problem, slots, found, num_slots // len(slots.rows))
         yield slots
 
 
-def _round(stage: Stage, problem: Problem, slots: Slots, found: Found) -> None:
+def _round(
+    stage: Stage, problem: Problem, slots: Slots, found: Found, shrinkage: int
+) -> None:
     """Advance every slot by some steps, then let out who is done."""
-    num_steps = _steps_per_round(stage.inner, problem, slots)
+    num_steps = _steps_per_round(stage.inner, problem, slots, shrinkage)
     slots.state = _advance(
         stage.inner,
         problem.logits_fn,
@@ -306,12 +309,15 @@ def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
     return Slots(*arrays, slots.waiting, state)
 
 
-def _steps_per_round(attack: Any, problem: Problem, slots: Slots) -> int:
+def _steps_per_round(
+    attack: Any, problem: Problem, slots: Slots, shrinkage: int
+) -> int:
     """Return how many steps one call of the compiled program takes.
 
     Fewer waste less after an example has broken or reached its end, more hide the time
-    between calls. One while the examples are in their first steps, which break most of
-    those that break at all; then up to 6, as most slots have that many before them. A
+    between calls. Two while the examples are in their first steps, which break most of
+    those that break at all; then up to 6, as most slots have that many before them. As
+    many times more when the slots have become fewer: a step is that much cheaper then. A
     query to the model is cheap and thousands are made.
     """
     num_steps = attack.num_evaluations
@@ -320,9 +326,8 @@ def _steps_per_round(attack: Any, problem: Problem, slots: Slots) -> int:
     if attack.step_cost(2).gradients == 0:
         return min(20, num_steps)
     done = slots.steps[slots.is_taken]
-    if np.median(done) < _FIRST_STEPS:
-        return 1
-    return int(np.clip(np.quantile(num_steps - done, 0.25, method="lower"), 1, 6))
+    most = shrinkage * (2 if np.median(done) < _FIRST_STEPS else 6)
+    return int(np.clip(np.quantile(num_steps - done, 0.25, method="lower"), 1, most))
 
 
 @functools.partial(jax.jit, static_argnames="is_loop", donate_argnames="state")

@@ -100,7 +100,7 @@ def _run_stage(
         return
     if saved.slots is None:
         saved.slots = _slots.begin(stage, problem, rows, size)
-    for slots in _slots.rounds(stage, problem, saved.slots, found):
+    for slots in _slots.rounds(stage, problem, saved.slots, found, size):
         saved.slots = slots
         items_left = slots.num_items_left(num_items)
         num_robust = int((is_correct & (found.broken_by == -1)).sum())

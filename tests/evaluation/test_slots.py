@@ -81,9 +81,11 @@ def _evaluations_until_broken(x, y, key) -> int:
 
 
 def test_slots_are_refilled():
-    """One slot performs just what is needed; eight slots idle only at the end."""
+    """One slot performs what is needed; eight slots idle only at the end."""
     one, eight = evaluate(batch_size=1), evaluate()
-    assert one.cost["gradients"] == one.cost["gradients_needed"]
+    # A round is at most six steps, of which the first may break the example.
+    wasted = one.cost["gradients"] - one.cost["gradients_needed"]
+    assert 0 <= wasted <= 5 * (one.broken_by == 0).sum()
     assert one.cost["gradients_needed"] == eight.cost["gradients_needed"]
     # At most until the last example has gone through all of its restarts.
     idle = eight.cost["gradients"] - eight.cost["gradients_needed"]
