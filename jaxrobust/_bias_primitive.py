@@ -25,7 +25,7 @@ mlir.register_lowering(
 )
 
 
-def spread(eqn: core.JaxprEqn) -> list[core.JaxprEqn]:
+def spread(eqn) -> list:
     """Return the equations for an addition; those of [1, 1, 1, C] to [B, H, W, C] are two.
 
     The first spreads the bias, which `add` does by itself, and has another gradient.

@@ -1,8 +1,8 @@
 """A function transform that makes the gradients of convolutions fast on the CPU.
 
-`fast_convolutions(fn)` traces `fn`, exchanges each eligible convolution, bias and pooling in
-its jaxpr for a primitive of equal value whose gradients XLA:CPU runs fast, and runs the
-result. Everything else stays as it was.
+`fast_convolutions(fn)` traces `fn`, exchanges each eligible convolution, bias and
+max-pooling in its jaxpr for a primitive of equal value whose gradients XLA:CPU runs fast,
+and runs the result. Everything else stays as it was.
 """
 
 import functools
