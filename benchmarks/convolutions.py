@@ -1,7 +1,9 @@
 """Convolutions and their gradients on the CPU: XLA's own and those of this library.
 
 Command   python -m benchmarks.convolutions            (--quick: a rehearsal)
+
 Time      about 10 minutes on 2 cores that do nothing else; --quick about 2
+
 Expected  in a loop, XLA's own gradients take several times what they take outside of it;
           those of `fast_convolutions` take about as long in a loop as XLA's outside, the
           kernel's gradient and the gradient of max-pooling less.

@@ -2,7 +2,9 @@
 
 Command   python -m benchmarks.gpu                      (--quick: tiny, runs on a CPU)
           python -m benchmarks.gpu --profile DIR        (a trace of JAX's side instead)
+
 Time      about ten minutes on one GPU
+
 Expected  a ratio of at least 1 in float32 by TF32 and in bfloat16; the table and
           benchmarks/results/gpu.json
 

@@ -1,7 +1,9 @@
 """Speed and memory of jaxrobust, side by side with its peers, in one table.
 
 Command   python -m benchmarks.run --data-dir DIR --checkpoints DIR       (--quick: a try)
+
 Time      about half an hour on 2 cores; --tasks and --rounds make it shorter
+
 Expected  a ratio of at least 1 for each task, see docs/benchmarks.md; the table and
           benchmarks/results/cpu.json
 """
@@ -14,7 +16,6 @@ import pathlib
 import time
 from typing import Any
 
-import rich.console
 import tyro
 
 from benchmarks import documentation, peers, table, turns
@@ -99,16 +100,9 @@ def main(
         }
         _common.write_json(out, {"benchmark": name, "tasks": results})
         _report_failures(task.name, result)
-    _show(results)
+    _common.console.print(table.terminal(results))
     _common.console.print(f"wrote {out}")
     return results
-
-
-def _show(results: dict[str, Any]) -> None:
-    is_terminal = _common.console.is_terminal
-    # Not wrapped at the 80 columns that a file or a pipe is taken for.
-    console = _common.console if is_terminal else rich.console.Console(width=150)
-    console.print(table.terminal(results))
 
 
 def _chosen(config: Config, tasks: dict[str, Task]) -> list[Task]:

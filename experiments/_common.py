@@ -18,7 +18,8 @@ import rich.console
 
 import jaxrobust as jr
 
-console = rich.console.Console()
+# Not wrapped at the 80 columns that a file or a pipe is taken for.
+console = rich.console.Console(width=None if sys.stdout.isatty() else 150)
 
 # What `--threat` names.
 THREATS = {"linf": jr.Linf, "l2": jr.L2, "l1": jr.L1}

@@ -9,7 +9,7 @@ matplotlib.use("Agg")  # pictures go to files; no display is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
-from experiments._table import COLUMNS, LECTURE, ROWS
+from experiments.table import COLUMNS, LECTURE, ROWS
 from jaxrobust import plotting
 
 COLORS = {

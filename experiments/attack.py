@@ -2,7 +2,9 @@
 
 Command   python -m experiments.attack out/robustness_table/PGD/best --attack pgd \
             --threat linf --eps 0.2 --num-steps 40 --num-restarts 10
+
 Time      seconds on digits, minutes on MNIST
+
 Expected  a report; report.json, report.npz and adversarial.png in --out
 """
 

@@ -2,7 +2,9 @@
 
 Command   python -m experiments.evaluate out/robustness_table/PGD/best \
             --attack autoattack --eps 0.2
+
 Time      a minute on digits; see experiments/results/ for MNIST
+
 Expected  the report: clean and robust accuracy, what each attack broke, the cost;
           report.json, report.npz, robustbench.json and pictures in --out
 """

@@ -1,7 +1,9 @@
 """A linear classifier of 0 against 1 and its exact adversary: why linearity is brittle.
 
 Command   python -m experiments.linear_mnist --data-dir DIR        (or --dataset digits)
+
 Time      about a minute on 2 cores
+
 Expected  the figures of adversarial-ml-tutorial.org, chapter 2, at eps = 0.2: standard
           training 0.04% error and 82.8% under the exact attack, robust training 0.3% and
           2.5%. What the attack adds to the margin is eps ||w||_1, what random signs of

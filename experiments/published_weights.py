@@ -1,12 +1,19 @@
 """AutoAttack on robust MNIST weights that others trained and published.
 
 Command   python -m experiments.published_weights FILE.npz --data-dir DIR
+
 Time      35 minutes of processor time (2 cores), see experiments/results
+
 Expected  for mnist_fast_adversarial_fgsm.npz: 98.50% clean and 82.93% under AutoAttack
           standard at 0.3 on the whole test set (fra31/auto-attack, README), to 0.2 points
 
 The weights are those of locuslab/fast_adversarial (Wong et al. 2020, arXiv:2001.03994),
-as NumPy arrays named like the PyTorch state, in PyTorch's layout.
+as NumPy arrays named like the PyTorch state, in PyTorch's layout. From a checkpoint of
+https://github.com/locuslab/fast_adversarial (directory MNIST):
+
+    state = torch.load("fgsm.pth", map_location="cpu")
+    arrays = {name: value.numpy() for name, value in state.items()}
+    numpy.savez("mnist_fast_adversarial_fgsm.npz", **arrays)
 """
 
 import dataclasses
@@ -51,8 +58,14 @@ def load_weights(path: pathlib.Path) -> nnx.Module:
       path: An npz file with `0.weight`, `0.bias`, ..., `7.bias`.
 
     Raises:
+      FileNotFoundError: If there is no such file.
       ValueError: If it holds something else.
     """
+    if not path.exists():
+        raise FileNotFoundError(
+            f"there is no file {path}: the first lines of experiments/published_weights.py "
+            "say where the weights come from and how they become an .npz file"
+        )
     with np.load(path) as file:
         arrays = dict(file)
     names = {f"{n}.{kind}" for n in (0, 2, 5, 7) for kind in ("weight", "bias")}

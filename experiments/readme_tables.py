@@ -1,7 +1,9 @@
 """Write the measured tables of the README from the committed results.
 
 Command   python -m experiments.readme_tables           (--check: only compare)
+
 Time      a second
+
 Expected  README.md with the figures of experiments/results/*.json, and nothing else changed
 """
 
@@ -16,7 +18,12 @@ from jaxrobust.attacks import table as attack_table
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _RESULTS = _ROOT / "experiments" / "results"
-_SPEED = _ROOT / "benchmarks" / "results" / "cpu.json"
+_BENCHMARKS = _ROOT / "benchmarks" / "results"
+# The seconds in the table are the first one's.
+_SPEED = {
+    "peer / jaxrobust, AMD EPYC": _BENCHMARKS / "cpu.json",
+    "Intel Xeon": _BENCHMARKS / "cpu_intel.json",
+}
 
 
 def render(name: str) -> str:
@@ -26,33 +33,44 @@ def render(name: str) -> str:
 
 
 def render_speed() -> str:
-    """Return the table of the benchmark: ours, the fastest peer, and their ratio."""
-    tasks = json.loads(_SPEED.read_text())["tasks"]
-    lines = [
-        "| task | jaxrobust | fastest peer | peer / jaxrobust |",
-        "|---|---|---|---|",
-    ]
-    for task in tasks.values():
-        ratios = {n: r for n, r in task["ratios"].items() if not n.startswith("jaxr")}
-        if not ratios:
+    """Return the table of the benchmark: ours, the fastest peer, and their ratios."""
+    runs = [json.loads(path.read_text())["tasks"] for path in _SPEED.values()]
+    columns = ("task", "jaxrobust", "fastest peer", *_SPEED)
+    lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
+    for name, task in runs[0].items():
+        found = [_to_fastest(tasks[name]) for tasks in runs if name in tasks]
+        if found[0] is None:
             continue
-        peer = min(ratios, key=lambda name: ratios[name]["median"])
-        ratio, sides = ratios[peer], task["sides"]
-        spread = f" [{ratio['min']:.2f}, {ratio['max']:.2f}]" * (task["rounds"] > 1)
+        peer, sides = found[0][0], task["sides"]
+        ratios = [ratio for _, ratio in filter(None, found)]
         lines.append(
             f"| {task['title']} | {sides['jaxrobust']['seconds']:.3g} s "
-            f"| {sides[peer]['seconds']:.3g} s ({peer}) | {ratio['median']:.2f}{spread} |"
+            f"| {sides[peer]['seconds']:.3g} s ({peer}) | {' | '.join(ratios)} |"
         )
+    return "\n".join([*lines, "", *map(_measured_with, runs)])
+
+
+def _to_fastest(task: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the fastest peer and the ratio of its time to ours, or None without peers."""
+    ratios = {n: r for n, r in task["ratios"].items() if not n.startswith("jaxr")}
+    if not ratios:
+        return None
+    peer = min(ratios, key=lambda name: ratios[name]["median"])
+    ratio = ratios[peer]
+    spread = f" [{ratio['min']:.2f}, {ratio['max']:.2f}]" * (task["rounds"] > 1)
+    return peer, f"{ratio['median']:.2f}{spread}"
+
+
+def _measured_with(tasks: dict[str, Any]) -> str:
     where = next(iter(tasks.values()))["provenance"]
     versions = where["versions"]
     commits = dict.fromkeys(t["provenance"]["commit"][:7] for t in tasks.values())
-    source = (
-        f"`python -m benchmarks.run`, {where['cores']} cores, {where['date'][:10]}, commit "
-        f"{' and '.join(commits)}, jaxlib {versions['jaxlib']}, torch {versions['torch']}, "
-        f"torchattacks {versions['torchattacks']}, foolbox {versions['foolbox']}; method, "
-        "memory, counts of gradients: [docs/benchmarks.md](docs/benchmarks.md)."
+    return (
+        f"`python -m benchmarks.run`, {where['cores']} cores of {where['processor']}, "
+        f"{where['date'][:10]}, commit {' and '.join(commits)}, jaxlib "
+        f"{versions['jaxlib']}, torch {versions['torch']}, torchattacks "
+        f"{versions['torchattacks']}, foolbox {versions['foolbox']}.\n"
     )
-    return "\n".join([*lines, "", source])
 
 
 def update(text: str) -> str:
@@ -72,8 +90,9 @@ def update(text: str) -> str:
 
 def _source(name: str, result: dict[str, Any]) -> str:
     path = f"experiments/results/{name}.json"
+    minutes = round(result["seconds"] / 60)
     return (
-        f"`{result['command']}`, {result['seconds'] / 60:.0f} minutes on "
+        f"`{result['command']}`, {minutes} minute{'s' * (minutes != 1)} on "
         f"{result['cores']} cores ({result['device']}), {result['date'][:10]}, commit "
         f"{result['commit'][:7]}: [{path}]({path})."
     )

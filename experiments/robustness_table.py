@@ -3,7 +3,9 @@
 Command   python -m experiments.robustness_table                    (digits)
           python -m experiments.robustness_table --dataset mnist --data-dir DIR
           python -m experiments.robustness_table --dataset cifar10 --data-dir DIR
+
 Time      digits 1 to 2 minutes, mnist 10 to 40 minutes on 2 cores; cifar10 wants a GPU
+
 Expected  the pattern of Madry et al. 2018: standard training falls to PGD, FGSM training
           looks best under FGSM and falls to PGD, PGD training holds. The four statements
           of the lecture are checked and printed as confirmed or not by this run.
@@ -19,7 +21,7 @@ import optax
 import tyro
 
 import jaxrobust as jr
-from experiments import _common, _table, _training
+from experiments import _common, _training, table
 
 DATASETS = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
 
@@ -145,16 +147,16 @@ def main(config: Config) -> dict[str, Any]:
             config, model, data, attacks, threat
         )
         gaps = _gaps(config, model, data, threat)
-        columns[training] = _table.column(reports[training]) | {
+        columns[training] = table.column(reports[training]) | {
             "gaps": gaps,
             "train_seconds": train_seconds,
             "test_seconds": round(time.monotonic() - begin, 1),
         }
-        _table.print_column(training, columns[training])
+        table.print_column(training, columns[training])
     result = {
         "experiment": "robustness_table",
         "table": columns,
-        "statements": _table.check_statements(columns),
+        "statements": table.check_statements(columns),
         "config": _common.config_of(config),
         "attacks": {name: repr(a) for name, a in attacks.items()},
         "threat": repr(threat),
@@ -165,7 +167,7 @@ def main(config: Config) -> dict[str, Any]:
         **provenance,
     }
     _common.write_json(config.out / "table.json", result)
-    _table.print_result(result)
+    table.print_result(result)
     _draw(config, data, result, pictured)
     return result
 

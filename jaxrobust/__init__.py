@@ -7,7 +7,7 @@ Importing it costs jax and optax. `jaxrobust.models` (Flax) and `jaxrobust.data`
 when first used.
 """
 
-import importlib
+import importlib as _importlib
 from importlib import metadata as _metadata
 from typing import Any as _Any
 
@@ -89,7 +89,7 @@ __all__ = [
 
 def __getattr__(name: str) -> _Any:
     if name in _LAZY:
-        return importlib.import_module(f"jaxrobust.{name}")
+        return _importlib.import_module(f"jaxrobust.{name}")
     raise AttributeError(f"module 'jaxrobust' has no attribute {name!r}")
 
 

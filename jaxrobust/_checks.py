@@ -24,6 +24,23 @@ _TRAINING_MODE = (
 )
 
 
+_NOT_TRACEABLE = (
+    "logits_fn cannot be traced by JAX: it makes NumPy arrays or Python numbers of its "
+    "input (np.maximum(x, 0), float(x), `if x.max() > 1`). Write it with jax.numpy, and "
+    "choices with jnp.where. A model that is no JAX program has no gradient: attack it "
+    "with jr.Square or jr.SPSA through jax.pure_callback."
+)
+
+
+def check_loss(loss: Any) -> None:
+    """Raise where something else was passed as a loss."""
+    if not callable(loss):
+        raise TypeError(
+            f"loss={loss!r} is no function (logits, y) -> [B]: pass one such as "
+            "jr.losses.dlr, not its name."
+        )
+
+
 def check_attack(attack: Any) -> None:
     """Raise where something else was passed as an attack."""
     if isinstance(attack, type) or not callable(attack):
@@ -93,30 +110,57 @@ def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
             f"x holds NaN or infinite values in {bad} of {len(values)} examples: remove "
             "or repair these first."
         )
-    _check_bounds(values, threat)
+    if values.size:
+        low, high = values.min(axis=0), values.max(axis=0)
+        advice = "Put the normalisation inside logits_fn and pass data in [0, 1]"
+        check_bounds("x", low, high, threat, advice)
     for labels in y if isinstance(y, tuple) else (y,):
         check_labels(labels, x.shape[0])
     return x, y
 
 
-def _check_bounds(x: np.ndarray, threat: Any) -> None:
-    if threat.bounds is None or not x.size:
+def check_bounds(
+    name: str, low: np.ndarray, high: np.ndarray, threat: Any, advice: str
+) -> None:
+    """Raise where data leave the bounds of the threat; warn where eps allows everything.
+
+    Args:
+      name: What the data are called.
+      low: Smallest value of each coordinate, of the shape of one example.
+      high: Largest value, likewise.
+      threat: The threat.
+      advice: What else could be done than to change the bounds.
+    """
+    if threat.bounds is None:
         return
     lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
     # One part in a million: the rounding of a normalisation that was undone.
     slack = 1e-6 * np.maximum(np.abs(lower), np.abs(upper))
-    if np.any(x < lower - slack) or np.any(x > upper + slack):
+    if np.any(low < lower - slack) or np.any(high > upper + slack):
         raise ValueError(
-            f"x has values in [{x.min():.4g}, {x.max():.4g}], outside the bounds "
-            f"{threat.bounds} of the threat. Put the normalisation inside "
-            "logits_fn and pass data in [0, 1], or say what the bounds are: "
+            f"{name} has values in [{low.min():.4g}, {high.max():.4g}], outside the "
+            f"bounds {threat.bounds} of the threat. {advice}, or say what the bounds are: "
             f"{type(threat).__name__}(eps, bounds=(lower, upper)), or bounds=None."
+        )
+    eps, width = np.max(threat.eps), np.max(upper - lower)
+    if eps <= width * (1 + 1e-6):
+        return  # no norm of the difference of two inputs is smaller than its maximum
+    corners = [np.broadcast_to(bound, low.shape)[None] for bound in (upper, lower)]
+    farthest = float(threat.distance(*map(jnp.asarray, corners))[0])
+    if eps > farthest * (1 + 1e-6):
+        warnings.warn(
+            f"eps={eps:.4g}, but no two inputs inside the bounds are further apart than "
+            f"{farthest:.4g}: everything is allowed. Images in [0, 1] take 8 / 255, not 8.",
+            stacklevel=5,
         )
 
 
 def check_labels(y: jax.Array, num_examples: int) -> None:
     """Check the shape and type of labels; logits as `y` (for `kl`) pass."""
     if y.ndim == 2 and jnp.issubdtype(y.dtype, jnp.floating):
+        rows = np.asarray(y, np.float32)
+        if rows.size and set(np.unique(rows)) == {0, 1} and (rows.sum(1) == 1).all():
+            raise ValueError("y seems to hold one-hot labels: pass y.argmax(-1).")
         return
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
@@ -125,13 +169,19 @@ def check_labels(y: jax.Array, num_examples: int) -> None:
     if y.shape != (num_examples,):
         raise ValueError(
             f"y has shape {y.shape}; one label for each of the {num_examples} examples "
-            f"is needed, shape ({num_examples},). For one-hot labels pass y.argmax(-1)."
+            f"is needed, shape ({num_examples},). For one-hot labels pass y.argmax(-1), "
+            "for a single example x[None] and y[None]."
         )
 
 
 def check_logits(logits: jax.Array | jax.ShapeDtypeStruct, y: Any) -> None:
     """Check the shape of the logits, and that the labels are classes of the model."""
     num_examples = jax.tree.leaves(y)[0].shape[0]
+    if not hasattr(logits, "ndim"):
+        raise TypeError(
+            f"logits_fn returned a {type(logits).__name__}; an array [B, C] is needed: "
+            "pass lambda x: model(x)[0], or whatever picks the logits."
+        )
     if logits.ndim != 2 or logits.shape[0] != num_examples or logits.shape[1] < 2:
         raise ValueError(
             f"logits_fn returned shape {logits.shape}; [B, C] = [{num_examples}, number "
@@ -179,8 +229,12 @@ def check_label_range(y: jax.Array, num_classes: int) -> None:
 
 
 @contextlib.contextmanager
-def explain_model_errors() -> Iterator[None]:
-    """Translate Flax's error for a model in training mode into advice."""
+def explain_model_errors(x: Any = None) -> Iterator[None]:
+    """Say what to do about an error of the model.
+
+    Args:
+      x: What the model is called with, where nothing else happens inside.
+    """
     try:
         yield
     except Exception as error:
@@ -188,7 +242,20 @@ def explain_model_errors() -> Iterator[None]:
         errors = getattr(sys.modules.get("flax"), "errors", None)
         if errors and isinstance(error, errors.TraceContextError):
             raise ValueError(_TRAINING_MODE) from error
+        if isinstance(error, _TRACER_ERRORS):
+            raise ValueError(_NOT_TRACEABLE) from error
+        if x is not None:
+            error.add_note(
+                f"jaxrobust called logits_fn with a batch of shape {x.shape}. Flax and "
+                "Haiku take images as [B, H, W, C], Equinox and PyTorch as [B, C, H, W]."
+            )
         raise
+
+
+_TRACER_ERRORS = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.ConcretizationTypeError,
+)
 
 
 def check_training_mode(alone: jax.Array, together: jax.Array) -> None:

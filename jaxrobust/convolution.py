@@ -105,7 +105,17 @@ def is_slow_in_loops(fn: Callable, *args: Any) -> bool:
     """
     if jax.default_backend() != "cpu":
         return False
+    leaves = [fn] if not isinstance(fn, jax.tree_util.Partial) else jax.tree.leaves(fn)
+    if all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+        return _has_convolution(
+            _call.trace(fn, *args).jaxpr
+        )  # from JAX's cache, or kept
     return _has_convolution(jax.make_jaxpr(fn)(*args))
+
+
+@jax.jit
+def _call(fn, *args):
+    return fn(*args)
 
 
 def _has_convolution(value: Any) -> bool:

@@ -17,6 +17,8 @@
 # [arXiv:1412.6980](https://arxiv.org/abs/1412.6980), algorithm 1. That gradient descent from a random
 # start avoids strict saddles: Lee et al. 2016, [arXiv:1602.04915](https://arxiv.org/abs/1602.04915). These are
 # rows 3 to 7 of the lecture.
+#
+# **New to JAX?** The README says in six lines what is different from NumPy.
 
 # %%
 import jax
@@ -41,6 +43,7 @@ def descend(function, start, optimizer, num_steps):
         w = optax.apply_updates(w, updates)
         return (w, state), w
 
+    # A compiled loop; what `step` returns second is stacked.
     _, path = jax.lax.scan(step, (start, optimizer.init(start)), length=num_steps)
     return jnp.concatenate([start[None], path])
 

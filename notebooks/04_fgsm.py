@@ -107,8 +107,8 @@ _ = jr.plotting.confusion(report, ax=axes[1])
 # %% [markdown]
 # ## Error against $\epsilon$
 #
-# A single $\epsilon$ says little. `eps` is a traced number, so that the whole curve compiles one
-# program. Random signs of the same size, for comparison, are noise that every pixel feels as much.
+# A single $\epsilon$ says little. `eps` is an input of the compiled program and not a part of it, so that the
+# whole curve compiles once. Random signs of the same size, for comparison, are noise that every pixel feels as much.
 
 # %%
 eps_values = np.linspace(0, 0.3, 13)
@@ -170,10 +170,9 @@ axes[0].set_ylabel("logit")
 _ = axes[0].legend()
 
 # %% [markdown]
-# Along the gradient sign the logits are nearly straight lines over a long way, as if the
-# network were linear there, and that of the true class falls; along random signs it hardly
-# moves. That is Goodfellow's explanation:
-# not too much non-linearity, but too little. How good is the first-order prediction?
+# Along the gradient sign the logits bend, but gently: over steps much larger than $\epsilon$ none turns back
+# sharply, and that of the true class falls and falls. Along random signs it hardly moves. That is
+# Goodfellow's explanation: not too much non-linearity, but too little. How good is the first-order prediction?
 
 # %%
 gradient = jax.grad(total_loss)(x)
@@ -186,14 +185,13 @@ for eps in (0.01, 0.03, 0.1, 0.2):
     print(f"{eps:<8}{predicted:10.3f}{gain:18.3f}")
 
 # %% [markdown]
-# The loss gains more than predicted. The logits are nearly straight lines, but the cross-entropy
-# of them is not: where the network is sure it is flat, and its gradient underrates the step. The
+# The loss gains more than predicted. The logits bend gently, but their cross-entropy does not: where the network is sure it is flat, and its gradient underrates the step. The
 # sign, which ignores the size, does not mind. Still, the gradient at $x$ is not the gradient on the
 # way: several steps, each with its own, come in notebook 5.
 #
-# The same image on the plane of the two directions. The dashed line is the ball, here a diamond: of
-# two vectors of signs that agree in some pixels and differ in others,
-# $\|a s_1 + b s_2\|_\infty = |a| + |b|$.
+# The same image on the plane of the two directions: $d_1$ is the gradient sign, $d_2$ the random signs. The
+# dashed line is the ball, here a diamond: of two vectors of signs that agree in some pixels and differ
+# in others, $\|a d_1 + b d_2\|_\infty = |a| + |b|$.
 
 # %%
 path = jnp.stack([x[i], x[i] + EPS * sign])

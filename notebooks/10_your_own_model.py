@@ -319,6 +319,9 @@ print("x_adv lies on", len(x_adv.sharding.device_set), "devices")
 # - Was the model chosen on examples other than those of the report?
 # - Give $\epsilon$, norm, bounds, attack and its settings, the number of examples and the
 #   interval. `print(report)` has them all, `report.save(directory)` keeps them.
+#
+# And show the curve over $\epsilon$. What breaks at one radius counts as broken at every larger one, and its random
+# starts are others, so that its figure at 0.1 may differ from the report's by a point or two.
 
 # %%
 eps_values = [0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0]

@@ -61,13 +61,27 @@ def execute(source: pathlib.Path, *, timeout: int = 600) -> nbformat.NotebookNod
     client.execute(env=environment)
     del notebook.cells[0]
     for count, cell in enumerate((c for c in notebook.cells if "outputs" in c), 1):
-        cell.outputs = [o for o in cell.outputs if _WIDGET not in o.get("data", {})]
+        cell.outputs = _merged(cell.outputs)
         cell.execution_count = count
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = count
     notebook.metadata.pop("widgets", None)
     return notebook
+
+
+def _merged(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Leave out widgets, and join what a stream printed in pieces."""
+    merged: list[nbformat.NotebookNode] = []
+    for output in outputs:
+        if _WIDGET in output.get("data", {}):
+            continue
+        last = merged[-1] if merged else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
+            last["text"] += output.text
+        else:
+            merged.append(output)
+    return merged
 
 
 def main(prefixes: list[str]) -> None:

@@ -1,5 +1,8 @@
 """Misuse is caught with advice: what was given, what is needed, what to do."""
 
+import re
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +34,43 @@ each_way = pytest.mark.parametrize("call", [fgsm, evaluate])
 
 
 @each_way
+def test_an_error_of_the_model_names_the_shape(call):
+    """As of a model that wants channels elsewhere, or no batch."""
+    with pytest.raises(TypeError, match="dot_general requires") as caught:
+        call(fn=lambda x: x @ jnp.ones((2, 2)))
+    notes = " ".join(caught.value.__notes__)
+    assert re.search(r"batch of shape \(4, 3\).*\[B, H, W, C\]", notes)
+
+
+@each_way
+@pytest.mark.parametrize(
+    "threat, is_warned",
+    [
+        (jr.Linf(8.0), True),
+        (jr.Linf(1.0), False),
+        (jr.Linf(8.0, bounds=(0.0, 255.0)), False),
+        (jr.L2(1.7), False),  # below the square root of 3
+        (jr.L2(1.8), True),
+        (jr.L1(2.9), False),
+        (jr.Linf(8.0, bounds=None), False),
+    ],
+)
+def test_eps_beyond_the_data(call, threat, is_warned):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call(threat=threat)
+    assert ["everything is allowed" in str(w.message) for w in caught] == [
+        True
+    ] * is_warned
+
+
+@pytest.mark.parametrize("attack", [jr.PGD, jr.APGD, jr.Square, jr.FGSM, jr.SPSA])
+def test_a_loss_by_its_name(attack):
+    with pytest.raises(TypeError, match=r"loss='dlr' is no function"):
+        attack(loss="dlr")
+
+
+@each_way
 @pytest.mark.parametrize(
     "settings, error, advice",
     [
@@ -45,6 +85,11 @@ each_way = pytest.mark.parametrize("call", [fgsm, evaluate])
         ({"y": Y.astype("float32")}, TypeError, r"float32; labels are integers"),
         ({"y": Y[:3]}, ValueError, r"shape \(3,\).*4 examples"),
         ({"y": jnp.eye(3, dtype=int)[Y]}, ValueError, r"one-hot.*argmax"),
+        ({"y": jnp.eye(3)[Y]}, ValueError, r"one-hot labels: pass y.argmax"),
+        ({"x": jnp.ones((3, 3)), "y": Y[0]}, ValueError, r"shape \(\).*x\[None\]"),
+        ({"fn": lambda x: (x, x)}, TypeError, r"returned a tuple.*model\(x\)\[0\]"),
+        ({"fn": lambda x: np.maximum(x, 0)}, ValueError, r"traced by JAX.*jax.numpy"),
+        ({"fn": lambda x: x if x.max() > 1 else -x}, ValueError, r"traced.*jnp.where"),
         ({"fn": lambda x: x[:, 0]}, ValueError, r"returned shape \(4,\).*stack"),
         ({"fn": lambda x: x[:, :1]}, ValueError, r"binary model with one output"),
         ({"fn": lambda x: x[:2]}, ValueError, r"\[B, C\] = \[4, number"),
@@ -101,10 +146,10 @@ def test_targets_are_checked(target, error):
         jr.evaluate(model, X, Y, attack=attack, threat=jr.Linf(0.1), target=target)
 
 
-def test_float_one_hot_labels_are_no_labels():
+def test_soft_labels_are_no_labels():
     """They look like the clean logits that `kl` takes, but accuracy needs labels."""
     with pytest.raises(ValueError, match="accuracy needs labels"):
-        evaluate(y=jnp.eye(3)[Y])
+        evaluate(y=0.9 * jnp.eye(3)[Y])
 
 
 def test_nothing_to_evaluate():

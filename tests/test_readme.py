@@ -41,7 +41,13 @@ def test_code_runs(block, capsys):
     }
     names |= {"jax": jax, "optax": optax, "jr": __import__("jaxrobust")}
     exec(block, names)
-    if "print(" in block:
+    if "jr.training.fit(" in block:
+        assert re.search(
+            r"one image: \d was seen as \d now as \d", capsys.readouterr().out
+        )
+        # Without adversarial training it would be near 0.
+        assert names["report"].robust_accuracy > 0.5
+    elif "print(" in block:
         assert "robust" in capsys.readouterr().out
     else:
         assert bool((names["params"]["w"] != params["w"]).any())

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _pytree, losses
+from jaxrobust import _batch, _checks, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call, apgd_l1, apgd_schedule
 from jaxrobust.attacks.apgd_top import keep_top, last_point
@@ -90,6 +90,7 @@ class APGD:
     __repr__ = concise
 
     def __post_init__(self):
+        _checks.check_loss(self.loss)
         _check(self)
 
     @property

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _pytree, losses
+from jaxrobust import _batch, _checks, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
@@ -90,6 +90,7 @@ class PGD:
     __repr__ = concise
 
     def __post_init__(self):
+        _checks.check_loss(self.loss)
         _check(self)
 
     @property

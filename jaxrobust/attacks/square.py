@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _pytree, losses
+from jaxrobust import _batch, _checks, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks import _square_windows as windows
@@ -76,6 +76,7 @@ class Square:
     __repr__ = concise
 
     def __post_init__(self):
+        _checks.check_loss(self.loss)
         _check(self)
 
     @property

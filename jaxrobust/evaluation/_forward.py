@@ -68,8 +68,8 @@ def batches(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
 
 @jax.jit
 def logits(logits_fn: LogitsFn, x: Array) -> Array:
-    """Return the logits in float32."""
-    return logits_fn(x).astype(jnp.float32)
+    """Return the logits in float32; of a model with several results all of them."""
+    return jax.tree.map(lambda out: out.astype(jnp.float32), logits_fn(x))
 
 
 @jax.jit

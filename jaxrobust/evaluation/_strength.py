@@ -184,7 +184,8 @@ def checks(runs: Runs, is_correct: np.ndarray, has_mask: bool) -> list[Check]:
             "fgsm_beats_pgd",
             share["pgd"] - share["fgsm"],
             gap,
-            f"accuracy under PGD {share['pgd']:.1%} minus under FGSM {share['fgsm']:.1%}",
+            "of the correct examples, withstand PGD minus FGSM: "
+            f"{share['pgd']:.1%} - {share['fgsm']:.1%}",
             "one step beats many: the gradient is misleading away from the input; average "
             "it over noise, or use BPDA or a black-box attack",
         ),
@@ -203,7 +204,7 @@ def checks(runs: Runs, is_correct: np.ndarray, has_mask: bool) -> list[Check]:
                 0.0,
             ),
             gap,
-            "the largest rise of accuracy from eps / 2 to eps to 2 eps: "
+            "the largest rise of this share from eps / 2 to eps to 2 eps: "
             f"{share['half_eps']:.1%}, {share['pgd']:.1%}, {share['double_eps']:.1%}",
             "a larger ball holds the smaller one: the attack fails to use it",
         ),
@@ -211,7 +212,7 @@ def checks(runs: Runs, is_correct: np.ndarray, has_mask: bool) -> list[Check]:
             "unbounded_eps",
             0.0 if has_mask else share["unbounded"],
             0.05,
-            "accuracy under an attack that may change everything (not for masks)",
+            "share that withstands an attack that may change everything (not for masks)",
             "any input can be reached, so the attack has failed: gradients do not lead out "
             "of the neighbourhood",
         ),

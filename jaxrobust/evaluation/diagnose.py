@@ -64,7 +64,8 @@ def diagnose(
     x, y = _checks.check_inputs(x, y, threat)
     if not len(x) or y.ndim != 1:
         raise ValueError(
-            f"labels [B] of at least one example are needed, not {y.shape}."
+            f"labels [B] of at least one example are needed, not {y.shape}; for one-hot "
+            "labels pass y.argmax(-1)."
         )
     model = as_pytree(logits_fn, x)
     if model is None or isinstance(x, jax.core.Tracer):
@@ -106,7 +107,8 @@ def _call_twice(logits_fn: LogitsFn, x: Array) -> tuple[np.ndarray, float]:
 
     Outside of `jit`: a model that draws numbers on the host is frozen by compilation.
     """
-    first, second = (np.asarray(logits_fn(x), np.float32) for _ in range(2))
+    with _checks.explain_model_errors(x):
+        first, second = (np.asarray(logits_fn(x), np.float32) for _ in range(2))
     if first.ndim != 2 or first.shape[0] != len(x) or first.shape[1] < 2:
         raise ValueError(f"logits_fn returned shape {first.shape}; [B, C] is needed.")
     size = np.linalg.norm(np.nan_to_num(first), axis=-1)

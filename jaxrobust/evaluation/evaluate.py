@@ -223,9 +223,10 @@ def _check_batch_size(batch_size: int, num_devices: int) -> int:
 
 
 def _check_model(logits_fn: LogitsFn, x: Array, y_x: Array, y: Array, target) -> None:
-    with _checks.explain_model_errors():
+    with _checks.explain_model_errors(x):
         logits = _forward.logits(logits_fn, x)
-        _checks.check_logits(logits, y_x)
+    _checks.check_logits(logits, y_x)
+    with _checks.explain_model_errors():
         _checks.check_not_probabilities(logits)
         for labels in (y, *(target if isinstance(target, tuple) else (target,))):
             _checks.check_labels(labels, len(y))

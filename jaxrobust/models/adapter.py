@@ -72,6 +72,8 @@ def _advice(model: Any) -> str:
         return f"{start} {model.__name__!r}: create an instance of it first"
     if any(base.__module__.startswith("flax.linen") for base in type(model).__mro__):
         return f"{start}: use jax.tree_util.Partial(model.apply, variables) instead"
+    if hasattr(model, "best"):
+        return f"{start}: pass its best, or its last, model"
     if callable(model):
         return (
             f"{start}: a pure function [B, ...] -> [B, C] needs no adapter, pass it to "

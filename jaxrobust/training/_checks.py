@@ -5,8 +5,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from jaxrobust import _batch
+from jaxrobust import _checks as _host_checks
+
+
+def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
+    """Raise where one of the three is something else."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"model is a {type(model).__name__}; fit trains modules of flax.nnx. For "
+            "another framework write the loop with the objective and optax, see "
+            "notebooks/10_your_own_model."
+        )
+    if not callable(objective) or hasattr(objective, "needs_key"):
+        raise TypeError(
+            f"objective={objective!r} is no objective: pass jr.training.standard() or "
+            "jr.training.adversarial(attack, threat)."
+        )
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise TypeError(
+            f"optimizer={optimizer!r} is no optimiser of optax: pass one such as "
+            "optax.adam(1e-3)."
+        )
 
 
 def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, Any]:
@@ -41,22 +63,15 @@ def _to_labels(name: str, y: Any) -> jax.Array:
 
 def check_range(x: jax.Array, scale: float, objective: Any) -> None:
     """Check that inputs are finite and inside the bounds of the objective's threat."""
-    low, high = float(jnp.min(x)) / scale, float(jnp.max(x)) / scale
-    if not (np.isfinite(low) and np.isfinite(high)):
+    low, high = (np.asarray(f(x, axis=0) / scale) for f in (jnp.min, jnp.max))
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(
             "x holds NaN or infinite values: remove or repair these first."
         )
-    bounds = getattr(getattr(objective, "threat", None), "bounds", None)
-    if bounds is None:
-        return
-    lower, upper = float(np.min(bounds[0])), float(np.max(bounds[1]))
-    slack = 1e-6 * max(abs(lower), abs(upper))  # rounding
-    if low < lower - slack or high > upper + slack:
-        raise ValueError(
-            f"x / scale has values in [{low:.4g}, {high:.4g}], outside the bounds "
-            f"[{lower:.4g}, {upper:.4g}] of the threat: pass scale=... (what stands for "
-            "1.0), or say what the bounds are: Linf(eps, bounds=(lower, upper))."
-        )
+    threat = getattr(objective, "threat", None)
+    if getattr(threat, "bounds", None) is not None:
+        advice = "Pass scale=... (what stands for 1.0)"
+        _host_checks.check_bounds("x / scale", low, high, threat, advice)
 
 
 def check_options(

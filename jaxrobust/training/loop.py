@@ -165,6 +165,7 @@ def fit(
       >>> result.last(x).argmax(-1).tolist()
       [0, 0, 1, 1]
     """
+    _checks.check_parts(model, objective, optimizer)
     x, y, validation = _checks.check_data(x, y, validation)
     _checks.check_options(
         len(x), num_epochs, batch_size, checkpoint_every, ema_decay, attacked_mode, key

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrobust import _pytree, losses
+from jaxrobust import _checks, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
@@ -104,6 +104,7 @@ def standard(loss: Loss = losses.cross_entropy) -> Standard:
       >>> print(loss, metrics["accuracy"])
       0.6931472 1.0
     """
+    _checks.check_loss(loss)
     return Standard(loss)
 
 
@@ -139,6 +140,9 @@ def adversarial(
       >>> print(round(float(value), 3))
       1.313
     """
+    _checks.check_attack(attack)
+    _checks.check_threat(threat)
+    _checks.check_loss(loss)
     return Adversarial(attack, threat, loss, eps_schedule)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments import _table
+from experiments import table
 
 
 def columns_of(accuracies, half_width=0.005):
@@ -11,7 +11,7 @@ def columns_of(accuracies, half_width=0.005):
         training: {
             "cells": {
                 row: {"accuracy": a, "low": a - half_width, "high": a + half_width}
-                for row, a in zip(_table.ROWS, column, strict=True)
+                for row, a in zip(table.ROWS, column, strict=True)
             }
         }
         for training, column in accuracies.items()
@@ -19,14 +19,14 @@ def columns_of(accuracies, half_width=0.005):
 
 
 LECTURE = {
-    training: [row[name] / 100 for name in _table.ROWS]
-    for training, row in _table.LECTURE.items()
+    training: [row[name] / 100 for name in table.ROWS]
+    for training, row in table.LECTURE.items()
 }
 
 
 def test_the_lectures_own_table_confirms_all_four_statements():
     """Madry et al.'s figures are the ones that the statements were read from."""
-    statements = _table.check_statements(columns_of(LECTURE))
+    statements = table.check_statements(columns_of(LECTURE))
     assert len(statements) == 4
     assert all(statement["is_confirmed"] for statement in statements)
 
@@ -45,13 +45,13 @@ def test_a_table_that_contradicts_a_statement_does_not_confirm_it(
     index, training, column
 ):
     """Each statement depends on the cells that it speaks of, and on no others."""
-    statements = _table.check_statements(columns_of(LECTURE | {training: column}))
+    statements = table.check_statements(columns_of(LECTURE | {training: column}))
     assert [s["is_confirmed"] for s in statements].index(False) == index
 
 
 def test_overlapping_intervals_are_not_clear():
     """0.953 against 0.952 is an order, not a finding, with intervals of half a point."""
-    table = columns_of(LECTURE | {"PGD": [0.951, 0.561, 0.458]})
-    part = _table.check_statements(table)[3]["parts"][1]
+    columns = columns_of(LECTURE | {"PGD": [0.951, 0.561, 0.458]})
+    part = table.check_statements(columns)[3]["parts"][1]
     assert part["is_confirmed"]
     assert not part["is_clear"]

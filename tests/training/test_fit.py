@@ -495,7 +495,7 @@ def test_misuse(changes, error, message):
     [
         (0.5, 0.5, TypeError, "labels are of type float"),
         (jnp.nan, 1, ValueError, "NaN or infinite"),
-        (200.0, 1, ValueError, r"in \[200, 200\], outside the bounds \[0, 1\]"),
+        (200.0, 1, ValueError, r"in \[200, 200\], outside the bounds \(0.*scale="),
     ],
 )
 def test_data_that_cannot_be_learnt_from(x, y, error, message):
@@ -506,6 +506,30 @@ def test_data_that_cannot_be_learnt_from(x, y, error, message):
             jnp.full((8, 6), x), np.full(8, y),
             num_epochs=1, batch_size=4, key=killed_run.KEY,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "place, wrong, message",
+    [
+        (0, lambda x: x, "fit trains modules of flax.nnx"),
+        (1, jr.PGD(num_steps=2), r"pass jr.training.standard\(\) or"),
+        (1, "standard", "is no objective"),
+        (2, 1e-3, r"optax.adam\(1e-3\)"),
+    ],
+)
+def test_something_else_as_model_objective_or_optimizer(place, wrong, message):
+    parts = [nnx.Linear(6, 3, rngs=nnx.Rngs(0)), training.standard(), optax.sgd(0.1)]
+    parts[place] = wrong
+    with pytest.raises(TypeError, match=message):
+        training.fit(
+            *parts, jnp.ones((8, 6)), np.ones(8, int),
+            num_epochs=1, batch_size=4, key=killed_run.KEY,
+        )  # fmt: skip
+
+
+def test_attack_and_threat_exchanged():
+    with pytest.raises(TypeError, match="is no attack"):
+        training.adversarial(jr.Linf(0.1), jr.FGSM())
 
 
 def test_num_epochs_must_be_positive():
