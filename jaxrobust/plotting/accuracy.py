@@ -113,8 +113,8 @@ def accuracy_bars(
     ax.set_ylim(0, 112)
     ax.set_yticks(range(0, 101, 20))
     if len(bars) > 1 or reference is not None:
-        below = dict(loc="upper center", bbox_to_anchor=(0.5, -0.08))
-        ax.legend(ncols=4, frameon=False, **below)
+        place = (0.5, -0.08)
+        ax.legend(ncols=4, loc="upper center", bbox_to_anchor=place, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
