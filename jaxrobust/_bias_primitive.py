@@ -31,7 +31,7 @@ def spread(eqn) -> list:
     The first spreads the bias, which `add` does by itself, and has another gradient.
     """
     full = eqn.outvars[0].aval if eqn.primitive is lax.add_p else None
-    if full is None or full.ndim < 3 or full.shape[0] == 1 or not _is_usual(full):
+    if full is None or full.ndim < 3 or not _is_usual(full):
         return [eqn]
     shapes = [v.aval.shape for v in eqn.invars]
     shape = (1,) * (full.ndim - 1) + full.shape[-1:]
@@ -49,7 +49,8 @@ def spread(eqn) -> list:
 
 
 def _is_usual(x) -> bool:
-    return x.dtype in (jnp.float32, jnp.float64) and not is_sharded(x)
+    is_float = x.dtype in (jnp.float32, jnp.float64)
+    return is_float and x.shape[0] > 1 and 0 not in x.shape and not is_sharded(x)
 
 
 def _transpose(g, bias, **_):

@@ -4,6 +4,7 @@ Each message says what was given, what is needed and what to do.
 """
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch
+from jaxrobust import _batch, losses
+
+_PACKAGE = os.path.dirname(__file__)
+# Losses of the library that know nothing but labels.
+_ON_LABELS = (
+    losses.cross_entropy,
+    losses.negative_log_prob,
+    losses.margin,
+    losses.dlr,
+)
 
 _TRAINING_MODE = (
     "the model is in training mode: its batch statistics or its dropout change while "
@@ -47,6 +57,21 @@ def check_attack(attack: Any) -> None:
         raise TypeError(
             f"attack={attack!r} is no attack: pass one such as jr.PGD(num_steps=20). What "
             "it may do is said by threat=jr.Linf(8 / 255)."
+        )
+
+
+def check_takes(attack: Any, y: Any) -> None:
+    """Raise where soft labels are given to a loss on labels."""
+    loss = getattr(attack, "loss", None)
+    while hasattr(attack, "attack"):  # wrappers
+        attack = attack.attack
+        loss = getattr(attack, "loss", loss)
+    loss = getattr(loss, "loss", loss)  # of `targeted`
+    is_soft = not isinstance(y, tuple) and jnp.issubdtype(y.dtype, jnp.floating)
+    if loss in _ON_LABELS and is_soft:
+        raise TypeError(
+            f"loss={loss.__name__} takes integer labels [B], y is {y.dtype} of shape "
+            f"{y.shape}: for one-hot labels pass y.argmax(-1), for soft ones another loss."
         )
 
 
@@ -111,9 +136,9 @@ def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
             "or repair these first."
         )
     if values.size:
-        low, high = values.min(axis=0), values.max(axis=0)
         advice = "Put the normalisation inside logits_fn and pass data in [0, 1]"
-        check_bounds("x", low, high, threat, advice)
+        check_bounds("x", values, values, threat, advice)
+        check_eps(threat, x.shape[1:])
     for labels in y if isinstance(y, tuple) else (y,):
         check_labels(labels, x.shape[0])
     return x, y
@@ -122,12 +147,12 @@ def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
 def check_bounds(
     name: str, low: np.ndarray, high: np.ndarray, threat: Any, advice: str
 ) -> None:
-    """Raise where data leave the bounds of the threat; warn where eps allows everything.
+    """Raise where data leave the bounds of the threat.
 
     Args:
       name: What the data are called.
-      low: Smallest value of each coordinate, of the shape of one example.
-      high: Largest value, likewise.
+      low: Values of which none may be below the lower bound.
+      high: Values of which none may be above the upper bound.
       threat: The threat.
       advice: What else could be done than to change the bounds.
     """
@@ -142,25 +167,43 @@ def check_bounds(
             f"bounds {threat.bounds} of the threat. {advice}, or say what the bounds are: "
             f"{type(threat).__name__}(eps, bounds=(lower, upper)), or bounds=None."
         )
-    eps, width = np.max(threat.eps), np.max(upper - lower)
-    if eps <= width * (1 + 1e-6):
-        return  # no norm of the difference of two inputs is smaller than its maximum
-    corners = [np.broadcast_to(bound, low.shape)[None] for bound in (upper, lower)]
-    farthest = float(threat.distance(*map(jnp.asarray, corners))[0])
+
+
+def check_eps(threat: Any, shape: tuple[int, ...]) -> None:
+    """Warn where eps is so large that everything inside the bounds is allowed.
+
+    Args:
+      threat: The threat.
+      shape: Shape of one example.
+    """
+    if threat.bounds is None or not hasattr(threat, "distance"):
+        return
+    lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
+    eps = np.max(threat.eps)
+    # No norm of the difference of two inputs is smaller than its largest entry.
+    if eps <= np.max(upper - lower) * (1 + 1e-6) or lower.ndim > len(shape):
+        return
+    with jax.ensure_compile_time_eval():  # a concrete threat, maybe inside `jit`
+        corners = [jnp.broadcast_to(bound, shape)[None] for bound in (upper, lower)]
+        farthest = float(threat.distance(*corners)[0])
     if eps > farthest * (1 + 1e-6):
-        warnings.warn(
+        _warn(
             f"eps={eps:.4g}, but no two inputs inside the bounds are further apart than "
-            f"{farthest:.4g}: everything is allowed. Images in [0, 1] take 8 / 255, not 8.",
-            stacklevel=5,
+            f"{farthest:.4g}: everything is allowed. Images in [0, 1] take 8 / 255, not 8."
         )
+
+
+def _warn(message: str) -> None:
+    """Warn at the line that called the library."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level - 1)
 
 
 def check_labels(y: jax.Array, num_examples: int) -> None:
     """Check the shape and type of labels; logits as `y` (for `kl`) pass."""
     if y.ndim == 2 and jnp.issubdtype(y.dtype, jnp.floating):
-        rows = np.asarray(y, np.float32)
-        if rows.size and set(np.unique(rows)) == {0, 1} and (rows.sum(1) == 1).all():
-            raise ValueError("y seems to hold one-hot labels: pass y.argmax(-1).")
         return
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
@@ -208,11 +251,10 @@ def check_not_probabilities(logits: jax.Array) -> None:
     values = np.asarray(logits.astype(jnp.float32))
     sums = values.sum(axis=1)
     if len(values) and values.min() >= 0 and np.all(np.abs(sums - 1) < 1e-4):
-        warnings.warn(
+        _warn(
             "logits_fn seems to return probabilities (rows in [0, 1] that sum to 1). "
             "Gradients through a saturated softmax vanish and the attack would be "
-            "weak: return the logits before the softmax.",
-            stacklevel=4,
+            "weak: return the logits before the softmax."
         )
 
 
@@ -242,19 +284,24 @@ def explain_model_errors(x: Any = None) -> Iterator[None]:
         errors = getattr(sys.modules.get("flax"), "errors", None)
         if errors and isinstance(error, errors.TraceContextError):
             raise ValueError(_TRAINING_MODE) from error
-        if isinstance(error, _TRACER_ERRORS):
+        if x is not None and isinstance(error, _TRACER_ERRORS):
             raise ValueError(_NOT_TRACEABLE) from error
-        if x is not None:
-            error.add_note(
-                f"jaxrobust called logits_fn with a batch of shape {x.shape}. Flax and "
-                "Haiku take images as [B, H, W, C], Equinox and PyTorch as [B, C, H, W]."
-            )
+        if x is not None and isinstance(error, TypeError | ValueError):
+            note = f"jaxrobust called logits_fn with a batch of shape {x.shape}."
+            if x.ndim == 4:
+                note += (
+                    " Flax and Haiku take images as [B, H, W, C], Equinox and PyTorch "
+                )
+                note += "as [B, C, H, W]."
+            error.add_note(note)
         raise
 
 
 _TRACER_ERRORS = (
     jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
     jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
 )
 
 

@@ -238,6 +238,8 @@ def _input_gradient_by_scatter(strides, pads, precision, size, kernel, g):
 
 def _kernel_gradient(strides, pads, precision, size, x, g):
     """Multiply the columns by the cotangent, a few images at a time."""
+    if 0 in g.shape:  # the kernel is larger than the image
+        return jnp.zeros((*size, x.shape[-1], g.shape[-1]), x.dtype)
     shape = (g.shape[-1], *size, x.shape[-1])
     num_columns = math.prod(shape[1:])
     most = _BLOCK_BYTES // (g[0, ..., 0].size * num_columns * x.dtype.itemsize)

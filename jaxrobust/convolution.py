@@ -178,14 +178,15 @@ def _exchange(jaxpr: Any) -> Any:
         if getattr(jaxpr, "jaxpr", jaxpr) is not jaxpr:
             inner = visit(jaxpr.jaxpr)
             return jaxpr if inner is jaxpr.jaxpr else jaxpr.replace(jaxpr=inner)
-        eqns = [
-            new for eqn in jaxpr.eqns for new in _bias_primitive.spread(equation(eqn))
-        ]
+        eqns = [new for eqn in jaxpr.eqns for new in equations(eqn)]
         return jaxpr.replace(eqns=eqns) if is_changed(eqns, jaxpr.eqns) else jaxpr
 
-    def equation(eqn):
+    def equations(eqn):
         if _PLAIN in str(eqn.source_info.name_stack):
-            return eqn
+            return [eqn]
+        return _bias_primitive.spread(equation(eqn))
+
+    def equation(eqn):
         types = [v.aval for v in eqn.invars]
         if eqn.primitive is lax.conv_general_dilated_p:
             if _conv_primitive.is_eligible(types, eqn.params):
@@ -217,7 +218,7 @@ def _exchange(jaxpr: Any) -> Any:
         return _backward(value) if name == "bwd" else value
 
     def is_changed(new, old):
-        # Of different lengths where an operand has been spread.
+        # Of different lengths where a bias has been spread.
         return len(new) != len(old) or any(
             a is not b for a, b in zip(new, old, strict=True)
         )

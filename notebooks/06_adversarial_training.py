@@ -277,8 +277,7 @@ for name in ("FGSM", "PGD"):
 
 # %% [markdown]
 # Under FGSM training the two accuracies part: what the network learns is to defeat the sign step. Under PGD
-# training the curves stay far closer together. A convolutional network in a larger ball goes all the
-# way.
+# training the curves stay far closer together. A convolutional network, on digits in a larger ball, goes all the way.
 
 # %%
 wide = jr.Linf({"digits": 0.4, "mnist": 0.3}[DATASET])

@@ -114,6 +114,7 @@ def test_shard_map():
         (X, jnp.ones((4, 1))),  # not along the last axis
         (X, jnp.ones((4, 2))),
         (X[:1], BIAS),  # no batch
+        (X[..., :0], BIAS[:0]),
         (X.astype(jnp.bfloat16), BIAS.astype(jnp.bfloat16)),
         (jnp.ones((3, 4, 2), int), jnp.ones(2, int)),
     ],
@@ -131,3 +132,8 @@ def test_several_in_one_function():
         for f in (jr.fast_convolutions(fn), fn)
     ]
     np.testing.assert_allclose(*gradients, rtol=1e-5)  # 60 terms, in another order
+
+
+def test_a_plain_part_stays_plain():
+    """Also behind a wrapper."""
+    assert not is_exchanged(lambda bias: jr.plain_convolutions(add)(bias) * 2, BIAS)

@@ -36,10 +36,11 @@ each_way = pytest.mark.parametrize("call", [fgsm, evaluate])
 @each_way
 def test_an_error_of_the_model_names_the_shape(call):
     """As of a model that wants channels elsewhere, or no batch."""
+    images = X[:, None, None]
     with pytest.raises(TypeError, match="dot_general requires") as caught:
-        call(fn=lambda x: x @ jnp.ones((2, 2)))
+        call(images, fn=lambda x: x @ jnp.ones((2, 2)))
     notes = " ".join(caught.value.__notes__)
-    assert re.search(r"batch of shape \(4, 3\).*\[B, H, W, C\]", notes)
+    assert re.search(r"batch of shape \(4, 1, 1, 3\).*\[B, H, W, C\]", notes)
 
 
 @each_way
@@ -85,11 +86,18 @@ def test_a_loss_by_its_name(attack):
         ({"y": Y.astype("float32")}, TypeError, r"float32; labels are integers"),
         ({"y": Y[:3]}, ValueError, r"shape \(3,\).*4 examples"),
         ({"y": jnp.eye(3, dtype=int)[Y]}, ValueError, r"one-hot.*argmax"),
-        ({"y": jnp.eye(3)[Y]}, ValueError, r"one-hot labels: pass y.argmax"),
+        (
+            {"y": jnp.eye(3)[Y]},
+            (TypeError, ValueError),
+            r"one-hot labels pass y.argmax",
+        ),
         ({"x": jnp.ones((3, 3)), "y": Y[0]}, ValueError, r"shape \(\).*x\[None\]"),
         ({"fn": lambda x: (x, x)}, TypeError, r"returned a tuple.*model\(x\)\[0\]"),
         ({"fn": lambda x: np.maximum(x, 0)}, ValueError, r"traced by JAX.*jax.numpy"),
         ({"fn": lambda x: x if x.max() > 1 else -x}, ValueError, r"traced.*jnp.where"),
+        ({"fn": lambda x: x[: int(x.sum())]}, ValueError, r"traced by JAX"),
+        ({"fn": lambda x: x[x > 0]}, ValueError, r"traced by JAX"),
+        ({"fn": lambda x: {"logits": x, "n": 3}}, TypeError, r"returned a dict"),
         ({"fn": lambda x: x[:, 0]}, ValueError, r"returned shape \(4,\).*stack"),
         ({"fn": lambda x: x[:, :1]}, ValueError, r"binary model with one output"),
         ({"fn": lambda x: x[:2]}, ValueError, r"\[B, C\] = \[4, number"),

@@ -271,3 +271,20 @@ def test_batch_in_uneven_blocks(monkeypatch):
     run = value_and_grads(fast_conv, (1, 1), "SAME")
     assert "length=3" in str(jax.make_jaxpr(run)(x, w))
     assert_close(run(x, w), expected)
+
+
+def test_a_kernel_larger_than_the_image():
+    """No window fits: the result is empty, and both gradients are zero."""
+    x, kernel = jnp.ones((3, 2, 2, 1)), jnp.ones((3, 3, 1, 4))
+
+    def total(x, kernel):
+        fast = jr.fast_convolutions(
+            lambda x, kernel: lax.conv_general_dilated(
+                x, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+        )
+        return fast(x, kernel).sum()
+
+    dx, dkernel = jax.grad(total, (0, 1))(x, kernel)
+    np.testing.assert_array_equal(dx, jnp.zeros_like(x))
+    np.testing.assert_array_equal(dkernel, jnp.zeros_like(kernel))

@@ -98,6 +98,7 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
     is_traced = _any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
     if not is_traced:
         x, y = _checks.check_inputs(x, y, threat)
+        _checks.check_takes(attack, y)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
     compiled_fn = None if is_traced else as_pytree(logits_fn, x)

@@ -69,7 +69,7 @@ def batches(rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, int]]:
 @jax.jit
 def logits(logits_fn: LogitsFn, x: Array) -> Array:
     """Return the logits in float32; of a model with several results all of them."""
-    return jax.tree.map(lambda out: out.astype(jnp.float32), logits_fn(x))
+    return jax.tree.map(lambda out: jnp.asarray(out, jnp.float32), logits_fn(x))
 
 
 @jax.jit

@@ -170,8 +170,9 @@ def _check_examples(x: Array, y: Array, **one_each: Any) -> None:
         raise ValueError("x holds no examples: there is nothing to evaluate.")
     if y.ndim != 1:
         raise ValueError(
-            f"y has shape {y.shape}; accuracy needs labels [N]. What the attack's loss "
-            "takes instead of labels is passed as target=."
+            f"y has shape {y.shape}; accuracy needs labels [N]: for one-hot labels pass "
+            "y.argmax(-1). What the attack's loss takes instead of labels is passed as "
+            "target=."
         )
     for name, values in one_each.items():
         if values is not None and np.shape(values) != y.shape:

@@ -1,5 +1,6 @@
 """Checks of the arguments of `fit`, on the host and before any work."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import nnx
 
 from jaxrobust import _batch
 from jaxrobust import _checks as _host_checks
+from jaxrobust.training import objectives
 
 
 def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
@@ -19,7 +21,9 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
             "another framework write the loop with the objective and optax, see "
             "notebooks/10_your_own_model."
         )
-    if not callable(objective) or hasattr(objective, "needs_key"):
+    factories = (objectives.standard, objectives.adversarial)
+    is_factory = any(objective is factory for factory in factories)
+    if is_factory or not callable(objective) or hasattr(objective, "needs_key"):
         raise TypeError(
             f"objective={objective!r} is no objective: pass jr.training.standard() or "
             "jr.training.adversarial(attack, threat)."
@@ -68,10 +72,16 @@ def check_range(x: jax.Array, scale: float, objective: Any) -> None:
         raise ValueError(
             "x holds NaN or infinite values: remove or repair these first."
         )
-    threat = getattr(objective, "threat", None)
+    threat: Any = getattr(objective, "threat", None)
     if getattr(threat, "bounds", None) is not None:
         advice = "Pass scale=... (what stands for 1.0)"
+        shapes = [np.shape(bound) for bound in threat.bounds]
+        if any(shape not in ((), low.shape) for shape in shapes):
+            # Perhaps of the shape that `augment` gives to the images.
+            widest = np.min(threat.bounds[0]), np.max(threat.bounds[1])
+            threat = dataclasses.replace(threat, bounds=widest)
         _host_checks.check_bounds("x / scale", low, high, threat, advice)
+        _host_checks.check_eps(threat, low.shape)
 
 
 def check_options(

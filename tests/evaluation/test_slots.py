@@ -143,11 +143,12 @@ def test_radius_of_each_example_follows_it_into_its_slot():
 
 def test_shrinking(monkeypatch):
     """The last examples move to fewer slots; the outcome is theirs, not the slots'."""
-    sizes = []
+    sizes, rounds = [], []
     advance = _slots._advance
 
     def spy(*args, **kwargs):
         sizes.append(len(args[3].step))
+        rounds.append(args[4])
         return advance(*args, **kwargs)
 
     attack, threat = jr.Restarts(PGD, 12), jr.Linf(0.2)
@@ -156,6 +157,11 @@ def test_shrinking(monkeypatch):
     report = evaluate(attack, batch_size=16, threat=threat)
     assert 0 < report.is_robust.sum() <= 4
     assert [size for size, _ in itertools.groupby(sizes)] == [16, 8, 4, 2]
+    # A step of few slots is cheap: more than six of them to a round, and no more before.
+    longest = {
+        n: max(r for s, r in zip(sizes, rounds, strict=True) if s == n) for n in (16, 2)
+    }
+    assert longest[16] <= 6 < longest[2]
     np.testing.assert_array_equal(report.broken_by, plain.broken_by)
 
 

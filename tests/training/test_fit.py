@@ -514,6 +514,7 @@ def test_data_that_cannot_be_learnt_from(x, y, error, message):
         (0, lambda x: x, "fit trains modules of flax.nnx"),
         (1, jr.PGD(num_steps=2), r"pass jr.training.standard\(\) or"),
         (1, "standard", "is no objective"),
+        (1, training.standard, "is no objective"),
         (2, 1e-3, r"optax.adam\(1e-3\)"),
     ],
 )
