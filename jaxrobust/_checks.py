@@ -3,11 +3,9 @@
 Each message says what was given, what is needed and what to do.
 """
 
-import contextlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -23,22 +21,6 @@ _ON_LABELS = (
     losses.negative_log_prob,
     losses.margin,
     losses.dlr,
-)
-
-_TRAINING_MODE = (
-    "the model is in training mode: its batch statistics or its dropout change while "
-    "it is attacked. Pass a function in evaluation mode: jr.models.logits_fn(model) "
-    "or nnx.view(model, use_running_average=True, deterministic=True) for Flax NNX, "
-    "model.apply(variables, x, train=False) for Linen, "
-    "eqx.nn.inference_mode(model) for Equinox."
-)
-
-
-_NOT_TRACEABLE = (
-    "logits_fn cannot be traced by JAX: it makes NumPy arrays or Python numbers of its "
-    "input (np.maximum(x, 0), float(x), `if x.max() > 1`). Write it with jax.numpy, and "
-    "choices with jnp.where. A model that is no JAX program has no gradient: attack it "
-    "with jr.Square or jr.SPSA through jax.pure_callback."
 )
 
 
@@ -187,13 +169,13 @@ def check_eps(threat: Any, shape: tuple[int, ...]) -> None:
         corners = [jnp.broadcast_to(bound, shape)[None] for bound in (upper, lower)]
         farthest = float(threat.distance(*corners)[0])
     if eps > farthest * (1 + 1e-6):
-        _warn(
+        warn_user(
             f"eps={eps:.4g}, but no two inputs inside the bounds are further apart than "
             f"{farthest:.4g}: everything is allowed. Images in [0, 1] take 8 / 255, not 8."
         )
 
 
-def _warn(message: str) -> None:
+def warn_user(message: str) -> None:
     """Warn at the line that called the library."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
@@ -217,47 +199,6 @@ def check_labels(y: jax.Array, num_examples: int) -> None:
         )
 
 
-def check_logits(logits: jax.Array | jax.ShapeDtypeStruct, y: Any) -> None:
-    """Check the shape of the logits, and that the labels are classes of the model."""
-    num_examples = jax.tree.leaves(y)[0].shape[0]
-    if not hasattr(logits, "ndim"):
-        raise TypeError(
-            f"logits_fn returned a {type(logits).__name__}; an array [B, C] is needed: "
-            "pass lambda x: model(x)[0], or whatever picks the logits."
-        )
-    if logits.ndim != 2 or logits.shape[0] != num_examples or logits.shape[1] < 2:
-        raise ValueError(
-            f"logits_fn returned shape {logits.shape}; [B, C] = [{num_examples}, number "
-            "of classes >= 2] is needed. A binary model with one output z can return "
-            "jnp.stack([jnp.zeros_like(z), z], -1)."
-        )
-    for labels in y if isinstance(y, tuple) else (y,):
-        check_label_range(labels, logits.shape[1])
-
-
-def check_finite_logits(logits: np.ndarray) -> None:
-    """Raise if clean logits, [N, C], are NaN or infinite; -inf may exclude a class."""
-    bad = (np.isnan(logits) | np.isposinf(logits)).any(axis=1)
-    if bad.any():
-        raise ValueError(
-            f"logits_fn returns NaN or infinite logits for {bad.sum()} of {len(logits)} "
-            f"clean inputs, the first of which is number {bad.argmax()}: no attack can "
-            "see these and no accuracy would mean anything. Repair the model."
-        )
-
-
-def check_not_probabilities(logits: jax.Array) -> None:
-    """Warn if a few rows of logits, [B, C], are probabilities."""
-    values = np.asarray(logits.astype(jnp.float32))
-    sums = values.sum(axis=1)
-    if len(values) and values.min() >= 0 and np.all(np.abs(sums - 1) < 1e-4):
-        _warn(
-            "logits_fn seems to return probabilities (rows in [0, 1] that sum to 1). "
-            "Gradients through a saturated softmax vanish and the attack would be "
-            "weak: return the logits before the softmax."
-        )
-
-
 def check_label_range(y: jax.Array, num_classes: int) -> None:
     """Check that labels are classes of the model; logits as `y` (for `kl`) pass."""
     labels = np.asarray(y)
@@ -267,54 +208,4 @@ def check_label_range(y: jax.Array, num_classes: int) -> None:
         raise ValueError(
             f"y has labels from {labels.min()} to {labels.max()}, but the model has "
             f"{num_classes} classes: labels must be in 0..{num_classes - 1}."
-        )
-
-
-@contextlib.contextmanager
-def explain_model_errors(x: Any = None) -> Iterator[None]:
-    """Say what to do about an error of the model.
-
-    Args:
-      x: What the model is called with, where nothing else happens inside.
-    """
-    try:
-        yield
-    except Exception as error:
-        # Flax is not imported here; a model of Flax has imported it.
-        errors = getattr(sys.modules.get("flax"), "errors", None)
-        if errors and isinstance(error, errors.TraceContextError):
-            raise ValueError(_TRAINING_MODE) from error
-        if x is not None and isinstance(error, _TRACER_ERRORS):
-            raise ValueError(_NOT_TRACEABLE) from error
-        if x is not None and isinstance(error, TypeError | ValueError):
-            note = f"jaxrobust called logits_fn with a batch of shape {x.shape}."
-            if x.ndim == 4:
-                note += (
-                    " Flax and Haiku take images as [B, H, W, C], Equinox and PyTorch "
-                )
-                note += "as [B, C, H, W]."
-            error.add_note(note)
-        raise
-
-
-_TRACER_ERRORS = (
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.ConcretizationTypeError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
-
-
-def check_training_mode(alone: jax.Array, together: jax.Array) -> None:
-    """Raise if an example's logits depend on the examples beside it.
-
-    Args:
-      alone: Logits of copies of one example, all in one batch.
-      together: Logits of the same example in its own batch, of the same or one row.
-    """
-    scale = float(jnp.max(jnp.abs(together))) + 1e-6
-    # 1e-2 is far above rounding, also in bfloat16 or TF32, and far below batch statistics.
-    if float(jnp.max(jnp.abs(alone - together))) > 1e-2 * scale:
-        raise ValueError(
-            f"An example's logits depend on its neighbours: {_TRAINING_MODE}"
         )

@@ -14,7 +14,7 @@ import jax
 import jax.extend
 import numpy as np
 
-from jaxrobust import _batch, _checks
+from jaxrobust import _batch, _checks, _model_checks
 from jaxrobust.convolution import fast_convolutions
 
 # So many examples show whether a model returns probabilities; all would cost a forward
@@ -72,7 +72,7 @@ def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
     # An Equinox module may have functions among its leaves: then it is a closure.
     if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
         return None if _any_tracer(leaves) else logits_fn
-    with _checks.explain_model_errors(x):
+    with _model_checks.explain_model_errors(x):
         jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(
             jax.ShapeDtypeStruct(x.shape, x.dtype)
         )
@@ -107,13 +107,13 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
         attack, x, y, threat = jax.lax.stop_gradient((attack, x, y, threat))
         logits_fn = fast_convolutions(logits_fn)
         return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
-    with _checks.explain_model_errors(x):
+    with _model_checks.explain_model_errors(x):
         logits = jax.eval_shape(_logits, compiled_fn, x)
-    _checks.check_logits(logits, y)
-    with _checks.explain_model_errors():
+    _model_checks.check_logits(logits, y)
+    with _model_checks.explain_model_errors():
         # What is spread over devices cannot be cut anywhere.
         few = x if len(x.devices()) > 1 else x[:_FEW]
-        _checks.check_not_probabilities(_logits(compiled_fn, few))
+        _model_checks.check_not_probabilities(_logits(compiled_fn, few))
         return _run(attack, compiled_fn, x, y, threat, keys)
 
 

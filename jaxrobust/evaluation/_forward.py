@@ -10,7 +10,7 @@ import numpy as np
 from jaxrobust import losses
 from jaxrobust._placing import Placing
 from jaxrobust.convolution import fast_convolutions, is_slow_in_loops
-from jaxrobust.evaluation._slots import Problem
+from jaxrobust.evaluation._problem import Problem
 from jaxrobust.types import Array, LogitsFn, Threat
 
 

@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _processes
+from jaxrobust import _batch, _processes
 from jaxrobust.evaluation import _slots
-from jaxrobust.evaluation._slots import Found, Problem, Slots, Stage
+from jaxrobust.evaluation._problem import Found, Problem, Stage
+from jaxrobust.evaluation._slots import Slots
 from jaxrobust.evaluation.report import storable
 
 _FORMAT = "jaxrobust-evaluation-2"
@@ -180,13 +181,13 @@ def _from_arrays(arrays, meta, problem: Problem, stages: list[Stage]) -> Saved:
 
 def _plain(leaf: jax.Array) -> jax.Array:
     """Return keys as their data."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _batch.is_keys(leaf):
         return jax.random.key_data(leaf)
     return storable(leaf)
 
 
 def _like(saved: np.ndarray, leaf: jax.Array) -> Any:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _batch.is_keys(leaf):
         return jax.random.wrap_key_data(
             jnp.asarray(saved), impl=jax.random.key_impl(leaf)
         )

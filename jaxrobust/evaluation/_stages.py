@@ -9,9 +9,9 @@ import numpy as np
 from jaxrobust import _batch, losses
 from jaxrobust.attacks import items
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.evaluation import _forward, _slots
+from jaxrobust.evaluation import _forward, _problem, _slots
+from jaxrobust.evaluation._problem import Found, Problem, Stage
 from jaxrobust.evaluation._saved import Saved, StateFile
-from jaxrobust.evaluation._slots import Found, Problem, Stage
 from jaxrobust.types import Array, Attack
 
 
@@ -24,7 +24,7 @@ def of(
     """
     split = getattr(attack, "stages", None)
     if split is None or not is_queued:
-        can_be = is_queued and _slots.can_be_queued(attack)
+        can_be = is_queued and _problem.can_be_queued(attack)
         return [Stage(attack, 0, repr(attack), keys, can_be)]
     parts = split(threat=problem.threat)
     return [
@@ -33,7 +33,7 @@ def of(
             number,
             name,
             None if keys is None else _batch.fold_in(keys, number),
-            _slots.can_be_queued(part),
+            _problem.can_be_queued(part),
         )
         for number, (name, part) in enumerate(parts)
     ]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, _checks
+from jaxrobust import _batch, _checks, _model_checks
 from jaxrobust.attacks._call import as_pytree
 from jaxrobust.evaluation import _local, _program, _strength
 from jaxrobust.evaluation.diagnosis import FAIL, PASS, WARN, Check, Diagnosis
@@ -107,7 +107,7 @@ def _call_twice(logits_fn: LogitsFn, x: Array) -> tuple[np.ndarray, float]:
 
     Outside of `jit`: a model that draws numbers on the host is frozen by compilation.
     """
-    with _checks.explain_model_errors(x):
+    with _model_checks.explain_model_errors(x):
         first, second = (np.asarray(logits_fn(x), np.float32) for _ in range(2))
     if first.ndim != 2 or first.shape[0] != len(x) or first.shape[1] < 2:
         raise ValueError(f"logits_fn returned shape {first.shape}; [B, C] is needed.")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _checks, _processes, losses
+from jaxrobust import _batch, _checks, _model_checks, _processes, losses
 from jaxrobust._placing import Placing
 from jaxrobust.attacks._call import as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
@@ -108,7 +108,7 @@ def evaluate(
     _check_model(logits_fn, x[rows], y[rows], y, target)
     x, y, target = jax.tree.map(np.asarray, (x, y, target))
     problem = _forward.prepare(logits_fn, threat, x, target, placing, size)
-    _checks.check_finite_logits(problem.logits)
+    _model_checks.check_finite_logits(problem.logits)
     stages = _stages.of(attack, problem, keys, is_queued=stop_early)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
     key_data = None if key is None else jax.random.key_data(key)
@@ -224,14 +224,16 @@ def _check_batch_size(batch_size: int, num_devices: int) -> int:
 
 
 def _check_model(logits_fn: LogitsFn, x: Array, y_x: Array, y: Array, target) -> None:
-    with _checks.explain_model_errors(x):
+    with _model_checks.explain_model_errors(x):
         logits = _forward.logits(logits_fn, x)
-    _checks.check_logits(logits, y_x)
-    with _checks.explain_model_errors():
-        _checks.check_not_probabilities(logits)
+    _model_checks.check_logits(logits, y_x)
+    with _model_checks.explain_model_errors():
+        _model_checks.check_not_probabilities(logits)
         for labels in (y, *(target if isinstance(target, tuple) else (target,))):
             _checks.check_labels(labels, len(y))
             _checks.check_label_range(labels, logits.shape[1])
         copies = jnp.broadcast_to(x[:1], x.shape)
         # All of them: dropout with a mask for each position spares the first.
-        _checks.check_training_mode(_forward.logits(logits_fn, copies), logits[:1])
+        _model_checks.check_training_mode(
+            _forward.logits(logits_fn, copies), logits[:1]
+        )

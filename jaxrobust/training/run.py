@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _processes
+from jaxrobust import _batch, _processes
 from jaxrobust._placing import Placing
 from jaxrobust.training import storage
 from jaxrobust.training.checkpoint import prepare_out, to_json
@@ -184,14 +183,13 @@ def describe(value: Any) -> str:
     """Return a text that is equal for equal settings, in another process too.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> describe((jnp.arange(3), None))
       'int32[3] crc32 1d760e7a, None'
     """
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return ", ".join(map(describe, value))
-    if isinstance(value, jax.Array) and jnp.issubdtype(
-        value.dtype, jax.dtypes.prng_key
-    ):
+    if _batch.is_keys(value):
         return f"key {jax.random.key_data(value).tolist()}"
     if isinstance(value, jax.Array):
         crc = zlib.crc32(np.asarray(value).tobytes())

@@ -22,6 +22,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from jaxrobust import _batch
+
 FORMAT = "jaxrobust-checkpoint-1"
 _INFO = "checkpoint.json"
 _LIBRARIES = ("jaxrobust", "jax", "flax", "optax", "orbax-checkpoint")
@@ -149,7 +151,7 @@ def from_arrays(path: str | os.PathLike, tree: Any, arrays: dict[str, Any]) -> A
 
     def restore(path, leaf):
         array = _place(arrays[_name(path)], _plain(leaf))
-        if _is_key(leaf):
+        if _batch.is_keys(leaf):
             return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
         return array
 
@@ -164,7 +166,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _plain(leaf: Any) -> Any:
     """Return keys as their data."""
-    if _is_key(leaf):
+    if _batch.is_keys(leaf):
         return jax.random.key_data(leaf)
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
@@ -230,12 +232,6 @@ def _earlier(path: Path) -> Path:
 
 def _existing(path: Path) -> Path | None:
     return next((p for p in (path, _earlier(path)) if p.exists()), None)
-
-
-def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(
-        leaf.dtype, jax.dtypes.prng_key
-    )
 
 
 def _versions() -> dict[str, str]:

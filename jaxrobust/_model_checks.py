@@ -1,0 +1,119 @@
+"""What can be seen of a model before it is attacked, and what its errors mean."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust._checks import check_label_range, warn_user
+
+_TRAINING_MODE = (
+    "the model is in training mode: its batch statistics or its dropout change while "
+    "it is attacked. Pass a function in evaluation mode: jr.models.logits_fn(model) "
+    "or nnx.view(model, use_running_average=True, deterministic=True) for Flax NNX, "
+    "model.apply(variables, x, train=False) for Linen, "
+    "eqx.nn.inference_mode(model) for Equinox."
+)
+
+
+_NOT_TRACEABLE = (
+    "logits_fn cannot be traced by JAX: it makes NumPy arrays or Python numbers of its "
+    "input (np.maximum(x, 0), float(x), `if x.max() > 1`). Write it with jax.numpy, and "
+    "choices with jnp.where. A model that is no JAX program has no gradient: attack it "
+    "with jr.Square or jr.SPSA through jax.pure_callback."
+)
+
+
+def check_logits(logits: jax.Array | jax.ShapeDtypeStruct, y: Any) -> None:
+    """Check the shape of the logits, and that the labels are classes of the model."""
+    num_examples = jax.tree.leaves(y)[0].shape[0]
+    if not hasattr(logits, "ndim"):
+        raise TypeError(
+            f"logits_fn returned a {type(logits).__name__}; an array [B, C] is needed: "
+            "pass lambda x: model(x)[0], or whatever picks the logits."
+        )
+    if logits.ndim != 2 or logits.shape[0] != num_examples or logits.shape[1] < 2:
+        raise ValueError(
+            f"logits_fn returned shape {logits.shape}; [B, C] = [{num_examples}, number "
+            "of classes >= 2] is needed. A binary model with one output z can return "
+            "jnp.stack([jnp.zeros_like(z), z], -1)."
+        )
+    for labels in y if isinstance(y, tuple) else (y,):
+        check_label_range(labels, logits.shape[1])
+
+
+def check_finite_logits(logits: np.ndarray) -> None:
+    """Raise if clean logits, [N, C], are NaN or infinite; -inf may exclude a class."""
+    bad = (np.isnan(logits) | np.isposinf(logits)).any(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"logits_fn returns NaN or infinite logits for {bad.sum()} of {len(logits)} "
+            f"clean inputs, the first of which is number {bad.argmax()}: no attack can "
+            "see these and no accuracy would mean anything. Repair the model."
+        )
+
+
+def check_not_probabilities(logits: jax.Array) -> None:
+    """Warn if a few rows of logits, [B, C], are probabilities."""
+    values = np.asarray(logits.astype(jnp.float32))
+    sums = values.sum(axis=1)
+    if len(values) and values.min() >= 0 and np.all(np.abs(sums - 1) < 1e-4):
+        warn_user(
+            "logits_fn seems to return probabilities (rows in [0, 1] that sum to 1). "
+            "Gradients through a saturated softmax vanish and the attack would be "
+            "weak: return the logits before the softmax."
+        )
+
+
+@contextlib.contextmanager
+def explain_model_errors(x: Any = None) -> Iterator[None]:
+    """Say what to do about an error of the model.
+
+    Args:
+      x: What the model is called with, where nothing else happens inside.
+    """
+    try:
+        yield
+    except Exception as error:
+        # Flax is not imported here; a model of Flax has imported it.
+        errors = getattr(sys.modules.get("flax"), "errors", None)
+        if errors and isinstance(error, errors.TraceContextError):
+            raise ValueError(_TRAINING_MODE) from error
+        if x is not None and isinstance(error, _TRACER_ERRORS):
+            raise ValueError(_NOT_TRACEABLE) from error
+        if x is not None and isinstance(error, TypeError | ValueError):
+            note = f"jaxrobust called logits_fn with a batch of shape {x.shape}."
+            if x.ndim == 4:
+                note += (
+                    " Flax and Haiku take images as [B, H, W, C], Equinox and PyTorch "
+                )
+                note += "as [B, C, H, W]."
+            error.add_note(note)
+        raise
+
+
+_TRACER_ERRORS = (
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.ConcretizationTypeError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def check_training_mode(alone: jax.Array, together: jax.Array) -> None:
+    """Raise if an example's logits depend on the examples beside it.
+
+    Args:
+      alone: Logits of copies of one example, all in one batch.
+      together: Logits of the same example in its own batch, of the same or one row.
+    """
+    scale = float(jnp.max(jnp.abs(together))) + 1e-6
+    # 1e-2 is far above rounding, also in bfloat16 or TF32, and far below batch statistics.
+    if float(jnp.max(jnp.abs(alone - together))) > 1e-2 * scale:
+        raise ValueError(
+            f"An example's logits depend on its neighbours: {_TRAINING_MODE}"
+        )
