@@ -5,6 +5,7 @@ Each message says what was given, what is needed and what to do.
 
 import os
 import sys
+import types
 import warnings
 from typing import Any
 
@@ -35,6 +36,13 @@ def check_loss(loss: Any) -> None:
 
 def check_attack(attack: Any) -> None:
     """Raise where something else was passed as an attack."""
+    if isinstance(attack, types.FunctionType) and attack.__module__.startswith(
+        "jaxrobust.attacks"
+    ):
+        raise TypeError(
+            f"attack={attack.__name__} is a function of the library; what it makes, or "
+            "its value, is needed: jr.autoattack(), jr.PGD(num_steps=20)."
+        )
     if isinstance(attack, type) or not callable(attack):
         raise TypeError(
             f"attack={attack!r} is no attack: pass one such as jr.PGD(num_steps=20). What "
@@ -70,9 +78,10 @@ def check_key(attack: Any, key: Any) -> jax.Array | None:
     """Return a typed key, or raise the error that says why one is needed."""
     if key is None:
         if getattr(attack, "needs_key", False):
+            instead = ", or choose random_start=False"
             raise ValueError(
                 f"{attack!r} draws random numbers and needs a key: pass "
-                "key=jax.random.key(0), or choose random_start=False."
+                f"key=jax.random.key(0){instead * hasattr(attack, 'random_start')}."
             )
         return None
     if not _batch.is_keys(key):
@@ -102,8 +111,9 @@ def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
     y = jax.tree.map(jnp.asarray, y) if isinstance(y, tuple) else jnp.asarray(y)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
-            f"x is of type {x.dtype}; attacks need gradients and so floating-point "
-            "inputs: convert images of integers with x.astype('float32') / 255."
+            f"x is of type {x.dtype}, shape {x.shape}; attacks need gradients and so "
+            "floating-point inputs: divide images of integers by their largest possible "
+            "value, x.astype('float32') / 255, or exchange x and y if these are labels."
         )
     if x.ndim < 2:
         raise ValueError(
@@ -177,10 +187,10 @@ def check_eps(threat: Any, shape: tuple[int, ...]) -> None:
 
 def warn_user(message: str) -> None:
     """Warn at the line that called the library."""
-    level, frame = 2, sys._getframe(1)
+    level, frame = 1, sys._getframe()
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level - 1)
+    warnings.warn(message, stacklevel=level)
 
 
 def check_labels(y: jax.Array, num_examples: int) -> None:

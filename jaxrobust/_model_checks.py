@@ -28,19 +28,30 @@ _NOT_TRACEABLE = (
 )
 
 
+def check_callable(logits_fn: Any) -> None:
+    """Raise where something else was passed as a model."""
+    if not callable(logits_fn):
+        model = "logits_fn.best" if hasattr(logits_fn, "best") else "model"
+        raise TypeError(
+            f"logits_fn is a {type(logits_fn).__name__}; a function [B, ...] -> [B, C] is "
+            f"needed: pass jr.models.logits_fn({model}) for Flax NNX."
+        )
+
+
 def check_logits(logits: jax.Array | jax.ShapeDtypeStruct, y: Any) -> None:
     """Check the shape of the logits, and that the labels are classes of the model."""
     num_examples = jax.tree.leaves(y)[0].shape[0]
     if not hasattr(logits, "ndim"):
         raise TypeError(
             f"logits_fn returned a {type(logits).__name__}; an array [B, C] is needed: "
-            "pass lambda x: model(x)[0], or whatever picks the logits."
+            'pass lambda x: model(x)[0], model(x)["logits"], or whatever picks them.'
         )
     if logits.ndim != 2 or logits.shape[0] != num_examples or logits.shape[1] < 2:
         raise ValueError(
             f"logits_fn returned shape {logits.shape}; [B, C] = [{num_examples}, number "
             "of classes >= 2] is needed. A binary model with one output z can return "
-            "jnp.stack([jnp.zeros_like(z), z], -1)."
+            "jnp.stack([jnp.zeros_like(z), z], -1); one for a single example becomes one "
+            "for a batch by jax.vmap(model)."
         )
     for labels in y if isinstance(y, tuple) else (y,):
         check_label_range(labels, logits.shape[1])

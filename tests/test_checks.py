@@ -60,9 +60,80 @@ def test_eps_beyond_the_data(call, threat, is_warned):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         call(threat=threat)
-    assert ["everything is allowed" in str(w.message) for w in caught] == [
-        True
-    ] * is_warned
+    assert len(caught) == is_warned
+    assert all("everything is allowed" in str(w.message) for w in caught)
+    assert all(w.filename == __file__ for w in caught)  # the line to be mended
+
+
+def test_a_large_eps_of_a_concrete_threat_inside_jit():
+    """Only the weights are traced, the threat is not."""
+
+    @jax.jit
+    def attacked(weights):
+        return jr.fgsm(lambda x: x @ weights, X, Y, threat=jr.L2(1.2))
+
+    assert attacked(jnp.eye(3)).shape == X.shape
+
+
+@pytest.mark.parametrize("convert", [np.asarray, jnp.asarray])
+def test_concrete_data_inside_jit(convert):
+    """As a user's training step has them; also where nothing at all is traced."""
+    x, y, threat = convert(X), convert(Y), jr.Linf(0.1)
+
+    @jax.jit
+    def attacked(weights):
+        return jr.fgsm(lambda x: x @ weights, x, y, threat=threat)
+
+    constant = jax.jit(lambda: jr.fgsm(model, x, y, threat=threat))
+    np.testing.assert_array_equal(attacked(2 * jnp.eye(3)), fgsm())
+    np.testing.assert_array_equal(constant(), fgsm())
+
+
+def test_evaluate_inside_jit():
+    with pytest.raises(TypeError, match="not for jit"):
+        jax.jit(lambda x: evaluate(x))(X)
+
+
+def test_arrays_as_one_tuple():
+    with pytest.raises(TypeError, match="arrays one by one"):
+        jr.evaluate(model, (X, Y), attack=jr.FGSM(), threat=jr.Linf(0.1))
+
+
+@each_way
+def test_something_else_as_a_model(call):
+    with pytest.raises(TypeError, match=r"jr.models.logits_fn\(model\)"):
+        call(fn="model")
+
+
+def test_the_function_that_makes_an_attack():
+    with pytest.raises(TypeError, match=r"jr.autoattack\(\)"):
+        jr.evaluate(model, X, Y, attack=jr.autoattack, threat=jr.Linf(0.1))
+
+
+def test_advice_for_a_missing_key_fits_the_attack():
+    with pytest.raises(ValueError, match="random_start=False"):
+        jr.PGD()(model, X, Y, threat=jr.Linf(0.1))
+    with pytest.raises(ValueError, match=r"key=jax.random.key\(0\)\.$"):
+        jr.Square()(model, X, Y, threat=jr.Linf(0.1))
+
+
+def test_bounds_of_each_example():
+    lower = jnp.array([0.0, 0.5, 0.0, 0.5])[:, None]
+    threat = jr.Linf(0.1, bounds=(lower, lower + 0.5))
+    x_adv = fgsm(X, threat=threat)
+    assert bool(((x_adv >= lower) & (x_adv <= lower + 0.5)).all())
+
+
+def test_a_loss_of_ones_own_may_take_soft_labels():
+    attack = jr.FGSM(loss=lambda logits, y: optax.softmax_cross_entropy(logits, y))
+    x_adv = attack(model, X, jnp.eye(3)[Y], threat=jr.Linf(0.1))
+    np.testing.assert_array_equal(x_adv, fgsm())
+
+
+def test_an_error_of_the_loss_is_not_the_models():
+    attack = jr.FGSM(loss=lambda logits, y: np.maximum(logits[:, 0], 0))
+    with pytest.raises(jax.errors.TracerArrayConversionError):
+        attack(model, X, Y, threat=jr.Linf(0.1))
 
 
 @pytest.mark.parametrize("attack", [jr.PGD, jr.APGD, jr.Square, jr.FGSM, jr.SPSA])

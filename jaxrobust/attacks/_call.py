@@ -96,8 +96,11 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
     """Check, derive per-example keys, run; the shared body of every `__call__`."""
     key = _checks.check_key(attack, key)
     is_traced = _any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
+    _model_checks.check_callable(logits_fn)
     if not is_traced:
-        x, y = _checks.check_inputs(x, y, threat)
+        # Nothing of these is traced, though the model may be, inside of `jit`.
+        with jax.ensure_compile_time_eval():
+            x, y = _checks.check_inputs(x, y, threat)
         _checks.check_takes(attack, y)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
@@ -112,8 +115,9 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
     _model_checks.check_logits(logits, y)
     with _model_checks.explain_model_errors():
         # What is spread over devices cannot be cut anywhere.
-        few = x if len(x.devices()) > 1 else x[:_FEW]
-        _model_checks.check_not_probabilities(_logits(compiled_fn, few))
+        with jax.ensure_compile_time_eval():
+            few = x if len(x.devices()) > 1 else x[:_FEW]
+            _model_checks.check_not_probabilities(_logits(compiled_fn, few))
         return _run(attack, compiled_fn, x, y, threat, keys)
 
 

@@ -87,6 +87,7 @@ def evaluate(
       >>> print(report.clean_accuracy, report.robust_accuracy)
       1.0 0.5
     """
+    _model_checks.check_callable(logits_fn)
     x, y = _collect(x, y)
     _checks.check_attack(attack)
     key = _checks.check_key(attack, key)
@@ -151,6 +152,11 @@ def evaluate(
 
 def _collect(x: Any, y: Any) -> tuple[Any, Any]:
     """Return arrays; an iterable of batches is put together on the host."""
+    if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
+        raise TypeError(
+            "evaluate looks at values, and is not for jit, vmap or grad: call it outside, "
+            "or use the attack itself, attack(logits_fn, x, y, threat=threat, key=key)."
+        )
     if y is not None:
         return x, y
     if hasattr(x, "shape") or not isinstance(x, Iterable):
@@ -158,6 +164,8 @@ def _collect(x: Any, y: Any) -> tuple[Any, Any]:
             "evaluate needs labels: pass evaluate(logits_fn, x, y, ...), or instead of x "
             "an iterable of batches (x, y)."
         )
+    if isinstance(x, tuple) and all(hasattr(part, "shape") for part in x):
+        raise TypeError("pass arrays one by one, evaluate(logits_fn, x, y, ...).")
     batches = [(np.asarray(x), np.asarray(y)) for x, y in x]
     if not batches:
         raise ValueError("the iterable holds no batches: there is nothing to evaluate.")

@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrobust import _batch
+from jaxrobust import _batch, _model_checks
 from jaxrobust import _checks as _host_checks
 from jaxrobust.training import objectives
+
+# Of inputs in [0, 1], some will be brighter.
+_SUSPICIOUS = 0.2
 
 
 def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
@@ -33,6 +36,22 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
             f"optimizer={optimizer!r} is no optimiser of optax: pass one such as "
             "optax.adam(1e-3)."
         )
+
+
+def check_model(logits_fn: Any, x: Any, y: Any, validation: Any) -> None:
+    """Check what the model returns for a batch, and that all labels are its classes.
+
+    Args:
+      logits_fn: The model.
+      x: A batch of training inputs, or its shape.
+      y: The labels of all training examples.
+      validation: Inputs and labels, or None.
+    """
+    with _model_checks.explain_model_errors(x):
+        logits = jax.eval_shape(logits_fn, x)
+    _model_checks.check_logits(logits, np.zeros(len(x), int))
+    for labels in (y, *([] if validation is None else [validation[1]])):
+        _host_checks.check_label_range(labels, logits.shape[1])
 
 
 def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, Any]:
@@ -71,6 +90,12 @@ def check_range(x: jax.Array, scale: float, objective: Any) -> None:
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(
             "x holds NaN or infinite values: remove or repair these first."
+        )
+    if scale != 1 and high.max() < _SUSPICIOUS:
+        _host_checks.warn_user(
+            f"x / scale is at most {high.max():.3g} with scale={scale:g}: pass the scale "
+            "that makes the largest possible value 1 (uint8: 255 by default; "
+            "jr.data: data.scale for x_train, 1 for what data.images returned)."
         )
     threat: Any = getattr(objective, "threat", None)
     if getattr(threat, "bounds", None) is not None:

@@ -17,12 +17,14 @@ from jaxrobust._placing import Placing
 from jaxrobust.convolution import is_slow_in_loops
 from jaxrobust.training import _checks
 from jaxrobust.training.metrics import ProgressBar
+from jaxrobust.training.objectives import Adversarial, Standard
 from jaxrobust.training.run import Run, RunDirectory
 from jaxrobust.training.step import (
     TrainState,
     Weights,
     copy_tree,
     epoch_order,
+    logits_fn,
     make_train_step,
     make_train_steps,
     make_validate,
@@ -200,6 +202,12 @@ def fit(
         tuple(jax.random.split(key, 3))
     )
     views, weights = split_model(model)
+    if validation or isinstance(objective, Standard | Adversarial):
+        batch = jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
+        if augment is not None:
+            batch = jax.eval_shape(augment, key, batch)
+        batch = jax.ShapeDtypeStruct(batch.shape, jnp.float32)
+        _checks.check_model(logits_fn(views.eval, weights), batch, y, validation)
     train_step = make_train_step(
         views, objective, optimizer, placing=placing, **options
     )

@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import time
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -526,6 +527,28 @@ def test_something_else_as_model_objective_or_optimizer(place, wrong, message):
             *parts, jnp.ones((8, 6)), np.ones(8, int),
             num_epochs=1, batch_size=4, key=killed_run.KEY,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [np.full(8, 3), np.full(8, -1)])
+def test_labels_that_are_no_classes(labels):
+    with pytest.raises(ValueError, match="the model has 3 classes"):
+        training.fit(
+            nnx.Linear(6, 3, rngs=nnx.Rngs(0)), training.standard(), optax.sgd(0.1),
+            jnp.ones((8, 6)), labels, num_epochs=1, batch_size=4, key=killed_run.KEY,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale, is_warned", [(255, True), (16, False), (None, False)])
+def test_a_scale_that_leaves_the_images_dark(scale, is_warned):
+    x = np.full((8, 6), 16.0 if scale else 0.1, np.float32)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        training.fit(
+            nnx.Linear(6, 3, rngs=nnx.Rngs(0)), training.standard(), optax.sgd(0.1),
+            x, np.zeros(8, int), scale=scale, num_epochs=1, batch_size=4,
+            key=killed_run.KEY,
+        )  # fmt: skip
+    assert [w.filename for w in caught] == [__file__] * is_warned
 
 
 def test_attack_and_threat_exchanged():
