@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import fractions
 import json
 import os
 import pathlib
@@ -11,15 +12,28 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import rich.console
+import tyro
 
 import jaxrobust as jr
 
 # Not wrapped at the 80 columns that a file or a pipe is taken for.
 console = rich.console.Console(width=None if sys.stdout.isatty() else 150)
+
+# A number, or a fraction as the papers write it: --eps 8/255.
+Number = Annotated[
+    float,
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT",
+        instance_from_str=lambda words: float(fractions.Fraction(words[0])),
+        is_instance=lambda value: isinstance(value, float | int),
+        str_from_instance=lambda value: [str(value)],
+    ),
+]
 
 # What `--threat` names.
 THREATS = {"linf": jr.Linf, "l2": jr.L2, "l1": jr.L1}

@@ -1,7 +1,6 @@
 """Attack a saved model with any attack and threat, print the report, save the images.
 
-Command   python -m experiments.attack out/robustness_table/PGD/best --attack pgd \
-            --threat linf --eps 0.2 --num-steps 40 --num-restarts 10
+Command   python -m experiments.attack out/robustness_table/PGD/best --eps 0.2
 
 Time      seconds on digits, minutes on MNIST
 
@@ -31,7 +30,7 @@ class Config:
 
     checkpoint: tyro.conf.Positional[pathlib.Path]
     """Directory that training has written, such as out/robustness_table/PGD/best."""
-    eps: float
+    eps: _common.Number
     """Radius of the ball, in the units of the data: images are in [0, 1]."""
     threat: Literal["linf", "l2", "l1"] = "linf"
     unbounded: bool = False

@@ -1,7 +1,6 @@
 """Evaluate a checkpoint with AutoAttack or another attack; a killed run resumes.
 
-Command   python -m experiments.evaluate out/robustness_table/PGD/best \
-            --attack autoattack --eps 0.2
+Command   python -m experiments.evaluate out/robustness_table/PGD/best --eps 0.2
 
 Time      a minute on digits; see experiments/results/ for MNIST
 
@@ -39,7 +38,7 @@ class Config:
 
     checkpoint: tyro.conf.Positional[pathlib.Path]
     """Directory that training has written, such as out/robustness_table/PGD/best."""
-    eps: float
+    eps: _common.Number
     """Radius of the ball, in the units of the data: images are in [0, 1]."""
     threat: Literal["linf", "l2", "l1"] = "linf"
     attack: str = "autoattack"

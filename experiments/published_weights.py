@@ -37,7 +37,7 @@ class Config:
 
     weights: tyro.conf.Positional[pathlib.Path]
     """The .npz file of the weights."""
-    eps: float = 0.3
+    eps: _common.Number = 0.3
     attack: str = "autoattack"
     individually: bool = False
     data_dir: pathlib.Path | None = None

@@ -37,7 +37,7 @@ class Config:
     out: pathlib.Path = pathlib.Path("out/robustness_table")
     """Directory of checkpoints and results; a run that was stopped resumes there."""
     seed: int = 0
-    eps: float = 0.3
+    eps: _common.Number = 0.3
     """Radius of the l_inf ball; inputs are in [0, 1]."""
     train_steps: int = 10
     """PGD steps in training."""
@@ -260,6 +260,11 @@ def _draw(config: Config, data, result, pictured) -> None:
     )
     for name in ("table.json", "table.png", "examples.png"):
         _common.console.print(f"wrote {config.out / name}")
+    best = config.out / "PGD" / "best"
+    _common.console.print(
+        f"saved models such as {best}: python -m experiments.attack {best} --eps "
+        f"{config.eps:.3g}"
+    )
 
 
 def parse(arguments: list[str] | None = None) -> Config:

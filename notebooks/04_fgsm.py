@@ -211,7 +211,7 @@ ax = jr.plotting.loss_surface(
 # An attack maximises a loss; `jr.losses.targeted(loss)` is the negative of a loss at the target, so
 # that maximising it draws the prediction there. The target takes the place of `y`
 # (`jr.evaluate` takes it as `target=`). One step reaches it for
-# some images, twenty small ones (`jr.PGD`, next notebook) for more.
+# some images, twenty small ones (`jr.PGD`, next notebook) at this radius for more.
 
 # %%
 target = jnp.full_like(y, 8)

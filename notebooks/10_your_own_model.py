@@ -318,7 +318,8 @@ print("x_adv lies on", len(x_adv.sharding.device_set), "devices")
 # - Is the accuracy zero for a ball as large as the data? If it is not, something hides the gradient.
 # - Was the model chosen on examples other than those of the report?
 # - Give $\epsilon$, norm, bounds, attack and its settings, the number of examples and the
-#   interval. `print(report)` has them all, `report.save(directory)` keeps them.
+#   interval. `print(report)` shows them (of attack and threat, what differs from the defaults), `report.save(directory)` keeps
+#   them.
 #
 # And show the curve over $\epsilon$. What breaks at one radius counts as broken at every larger one, and its random
 # starts are others, so that its figure at 0.1 may differ from the report's by a point or two.
