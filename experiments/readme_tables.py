@@ -38,11 +38,11 @@ def render_speed() -> str:
     columns = ("task", "jaxrobust", "fastest peer", *_SPEED)
     lines = [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
     for name, task in runs[0].items():
-        found = [_to_fastest(tasks[name]) for tasks in runs if name in tasks]
-        if found[0] is None:
+        found = [_to_fastest(tasks[name]) for tasks in runs]
+        if not all(found):  # a task without peers
             continue
-        peer, sides = found[0][0], task["sides"]
-        ratios = [ratio for _, ratio in filter(None, found)]
+        peers, ratios = zip(*filter(None, found), strict=True)
+        peer, sides = peers[0], task["sides"]
         lines.append(
             f"| {task['title']} | {sides['jaxrobust']['seconds']:.3g} s "
             f"| {sides[peer]['seconds']:.3g} s ({peer}) | {' | '.join(ratios)} |"

@@ -1,8 +1,8 @@
 """A bias whose gradient is fast on the CPU.
 
 The gradient of a bias is a sum over all axes but the last. In a training step XLA:CPU
-(JAX 0.10.2) takes several axes in windows of 32, one after the other: the biases of a small
-ConvNet took a quarter of the step. Here it is given one long axis.
+(JAX 0.10.2) takes several axes in windows of 32, one after the other, which for a small
+ConvNet was the dearest item of the step. Here it is given one long axis.
 
 `spread_p` takes the arguments of `jax.lax.broadcast_in_dim_p` and has its value.
 """

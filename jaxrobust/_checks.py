@@ -13,16 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, losses
+from jaxrobust import _batch
 
 _PACKAGE = os.path.dirname(__file__)
-# Losses of the library that know nothing but labels.
-_ON_LABELS = (
-    losses.cross_entropy,
-    losses.negative_log_prob,
-    losses.margin,
-    losses.dlr,
-)
 
 
 def check_loss(loss: Any) -> None:
@@ -50,21 +43,6 @@ def check_attack(attack: Any) -> None:
         )
 
 
-def check_takes(attack: Any, y: Any) -> None:
-    """Raise where soft labels are given to a loss on labels."""
-    loss = getattr(attack, "loss", None)
-    while hasattr(attack, "attack"):  # wrappers
-        attack = attack.attack
-        loss = getattr(attack, "loss", loss)
-    loss = getattr(loss, "loss", loss)  # of `targeted`
-    is_soft = not isinstance(y, tuple) and jnp.issubdtype(y.dtype, jnp.floating)
-    if loss in _ON_LABELS and is_soft:
-        raise TypeError(
-            f"loss={loss.__name__} takes integer labels [B], y is {y.dtype} of shape "
-            f"{y.shape}: for one-hot labels pass y.argmax(-1), for soft ones another loss."
-        )
-
-
 def check_threat(threat: Any) -> None:
     """Raise where something else was passed as a threat."""
     if isinstance(threat, type) or not hasattr(threat, "project"):
@@ -72,6 +50,14 @@ def check_threat(threat: Any) -> None:
             f"threat={threat!r} is no threat: pass the ball and its radius, such as "
             "jr.Linf(8 / 255)."
         )
+
+
+def traced_error(name: str) -> TypeError:
+    """Return the error of a function that cannot be transformed."""
+    return TypeError(
+        f"{name} looks at values, and is not for jit, vmap or grad: call it outside, or "
+        "use the attack itself, attack(logits_fn, x, y, threat=threat, key=key)."
+    )
 
 
 def check_key(attack: Any, key: Any) -> jax.Array | None:
@@ -175,9 +161,8 @@ def check_eps(threat: Any, shape: tuple[int, ...]) -> None:
     # No norm of the difference of two inputs is smaller than its largest entry.
     if eps <= np.max(upper - lower) * (1 + 1e-6) or lower.ndim > len(shape):
         return
-    with jax.ensure_compile_time_eval():  # a concrete threat, maybe inside `jit`
-        corners = [jnp.broadcast_to(bound, shape)[None] for bound in (upper, lower)]
-        farthest = float(threat.distance(*corners)[0])
+    corners = [jnp.broadcast_to(bound, shape)[None] for bound in (upper, lower)]
+    farthest = float(threat.distance(*corners)[0])
     if eps > farthest * (1 + 1e-6):
         warn_user(
             f"eps={eps:.4g}, but no two inputs inside the bounds are further apart than "

@@ -20,6 +20,10 @@ _TRAINING_MODE = (
 )
 
 
+_LAYOUTS = (
+    " Flax and Haiku take images as [B, H, W, C], Equinox and PyTorch as [B, C, H, W]."
+)
+
 _NOT_TRACEABLE = (
     "logits_fn cannot be traced by JAX: it makes NumPy arrays or Python numbers of its "
     "input (np.maximum(x, 0), float(x), `if x.max() > 1`). Write it with jax.numpy, and "
@@ -98,12 +102,7 @@ def explain_model_errors(x: Any = None) -> Iterator[None]:
             raise ValueError(_NOT_TRACEABLE) from error
         if x is not None and isinstance(error, TypeError | ValueError):
             note = f"jaxrobust called logits_fn with a batch of shape {x.shape}."
-            if x.ndim == 4:
-                note += (
-                    " Flax and Haiku take images as [B, H, W, C], Equinox and PyTorch "
-                )
-                note += "as [B, C, H, W]."
-            error.add_note(note)
+            error.add_note(note + _LAYOUTS * (x.ndim == 4))
         raise
 
 

@@ -23,11 +23,11 @@ mlir.register_lowering(
 
 
 def is_eligible(types, params) -> bool:
-    """Whether `max_pool_p` has a formula for this pooling of inputs of these types."""
-    (x,) = types
+    """Whether `max_pool_p` has a formula for this; the last type is the result's."""
+    x, out = types
     dilations = (*params["base_dilation"], *params["window_dilation"])
     return (
-        0 not in x.shape
+        0 not in (*x.shape, *out.shape)
         and x.dtype in (jnp.float32, jnp.float64)
         and set(dilations) <= {1}
         and not is_sharded(x)

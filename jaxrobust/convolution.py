@@ -105,11 +105,10 @@ def is_slow_in_loops(fn: Callable, *args: Any) -> bool:
     """
     if jax.default_backend() != "cpu":
         return False
-    leaves = [fn] if not isinstance(fn, jax.tree_util.Partial) else jax.tree.leaves(fn)
+    leaves = jax.tree.leaves(fn) if isinstance(fn, jax.tree_util.Partial) else [fn]
     if all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
-        return _has_convolution(
-            _call.trace(fn, *args).jaxpr
-        )  # from JAX's cache, or kept
+        # JAX keeps the trace of a pytree.
+        return _has_convolution(_call.trace(fn, *args).jaxpr)
     return _has_convolution(jax.make_jaxpr(fn)(*args))
 
 
@@ -187,7 +186,7 @@ def _exchange(jaxpr: Any) -> Any:
         return _bias_primitive.spread(equation(eqn))
 
     def equation(eqn):
-        types = [v.aval for v in eqn.invars]
+        types = [v.aval for v in (*eqn.invars, *eqn.outvars)]
         if eqn.primitive is lax.conv_general_dilated_p:
             if _conv_primitive.is_eligible(types, eqn.params):
                 return eqn.replace(primitive=_conv_primitive.conv_p)

@@ -225,10 +225,10 @@ def test_targets_are_checked(target, error):
         jr.evaluate(model, X, Y, attack=attack, threat=jr.Linf(0.1), target=target)
 
 
-def test_soft_labels_are_no_labels():
+def test_float_one_hot_labels_are_no_labels():
     """They look like the clean logits that `kl` takes, but accuracy needs labels."""
     with pytest.raises(ValueError, match="accuracy needs labels"):
-        evaluate(y=0.9 * jnp.eye(3)[Y])
+        evaluate(y=jnp.eye(3)[Y])
 
 
 def test_nothing_to_evaluate():

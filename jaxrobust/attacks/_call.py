@@ -14,12 +14,21 @@ import jax
 import jax.extend
 import numpy as np
 
-from jaxrobust import _batch, _checks, _model_checks
+from jaxrobust import _batch, _checks, _model_checks, losses
+from jaxrobust.attacks import items
 from jaxrobust.convolution import fast_convolutions
 
 # So many examples show whether a model returns probabilities; all would cost a forward
 # pass, as much as a twentieth of PGD-10.
 _FEW = 8
+
+# Losses of the library that know nothing but labels.
+_ON_LABELS = (
+    losses.cross_entropy,
+    losses.negative_log_prob,
+    losses.margin,
+    losses.dlr,
+)
 
 _NUMERIC = (jax.Array, np.ndarray, np.generic, int, float)
 
@@ -71,12 +80,12 @@ def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
     leaves = jax.tree.leaves(logits_fn)
     # An Equinox module may have functions among its leaves: then it is a closure.
     if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
-        return None if _any_tracer(leaves) else logits_fn
+        return None if any_tracer(leaves) else logits_fn
     with _model_checks.explain_model_errors(x):
         jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(
             jax.ShapeDtypeStruct(x.shape, x.dtype)
         )
-    if _any_tracer(jaxpr.consts):
+    if any_tracer(jaxpr.consts):
         return None
     return jax.tree_util.Partial(_Closure(logits_fn, jaxpr))
 
@@ -95,13 +104,13 @@ def _logits(logits_fn, x):
 def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Array:
     """Check, derive per-example keys, run; the shared body of every `__call__`."""
     key = _checks.check_key(attack, key)
-    is_traced = _any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
+    is_traced = any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
     _model_checks.check_callable(logits_fn)
     if not is_traced:
         # Nothing of these is traced, though the model may be, inside of `jit`.
         with jax.ensure_compile_time_eval():
             x, y = _checks.check_inputs(x, y, threat)
-        _checks.check_takes(attack, y)
+        _check_takes(attack, y)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
     compiled_fn = None if is_traced else as_pytree(logits_fn, x)
@@ -119,6 +128,18 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
             few = x if len(x.devices()) > 1 else x[:_FEW]
             _model_checks.check_not_probabilities(_logits(compiled_fn, few))
         return _run(attack, compiled_fn, x, y, threat, keys)
+
+
+def _check_takes(attack: Any, y: Any) -> None:
+    """Raise where soft labels are given to a loss on labels."""
+    loss = items.loss_of(attack)
+    loss = getattr(loss, "loss", loss)  # of `targeted`
+    is_soft = not isinstance(y, tuple) and jax.numpy.issubdtype(y.dtype, np.floating)
+    if loss in _ON_LABELS and is_soft:
+        raise TypeError(
+            f"loss={loss.__name__} takes integer labels [B], y is {y.dtype} of shape "
+            f"{y.shape}: for one-hot labels pass y.argmax(-1), for soft ones another loss."
+        )
 
 
 def run(attack: Any, logits_fn, x, y, threat, keys, num_steps=None) -> jax.Array:
@@ -139,5 +160,6 @@ def restarted(attack: Any, num_restarts: int) -> Any:
     return attack if num_restarts == 1 else Restarts(attack, num_restarts)
 
 
-def _any_tracer(leaves) -> bool:
+def any_tracer(leaves) -> bool:
+    """Whether one of these is inside a transformation."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)

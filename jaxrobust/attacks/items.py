@@ -90,5 +90,19 @@ def innermost(attack: Any) -> Any:
     return attack
 
 
+def loss_of(attack: Any) -> Any:
+    """Return the loss that an attack maximises, looking into wrappers; None without one.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> loss_of(jr.Restarts(jr.PGD(), 10)) is jr.losses.cross_entropy
+      True
+    """
+    own = getattr(attack, "loss", None)
+    if own is not None or not hasattr(attack, "attack"):
+        return own
+    return loss_of(attack.attack)
+
+
 def _is_wrapper(attack: Any) -> bool:
     return hasattr(attack, "init_item")

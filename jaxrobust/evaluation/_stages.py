@@ -132,11 +132,8 @@ def _confirm(stage: Stage, problem: Problem, found: Found, size: int) -> None:
 
 
 def goal(attack: Any) -> Any:
-    """Return the loss whose goal the attack has, looking into wrappers."""
-    own = getattr(attack, "loss", None)
-    if own is not None or not hasattr(attack, "attack"):
-        return own or losses.margin
-    return goal(attack.attack)
+    """Return the loss whose goal the attack has."""
+    return items.loss_of(attack) or losses.margin
 
 
 def _in_batches(stage: Stage, problem: Problem, found: Found, rows, size: int) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import _batch, _checks, _model_checks
-from jaxrobust.attacks._call import as_pytree
+from jaxrobust.attacks._call import any_tracer, as_pytree
 from jaxrobust.evaluation import _local, _program, _strength
 from jaxrobust.evaluation.diagnosis import FAIL, PASS, WARN, Check, Diagnosis
 from jaxrobust.types import Array, LogitsFn, Threat
@@ -59,6 +59,8 @@ def diagnose(
       >>> print(diagnosis["program"].verdict, diagnosis["program"].finding)
       fail no gradient reaches the logits: round
     """
+    if any_tracer([x, y]):
+        raise _checks.traced_error("diagnose")
     checked = _checks.check_key(_NeedsKey(), key)
     assert checked is not None
     x, y = _checks.check_inputs(x, y, threat)
@@ -68,10 +70,8 @@ def diagnose(
             "labels pass y.argmax(-1)."
         )
     model = as_pytree(logits_fn, x)
-    if model is None or isinstance(x, jax.core.Tracer):
-        raise TypeError(
-            "diagnose looks at values: call it outside of jit, vmap and grad."
-        )
+    if model is None:
+        raise _checks.traced_error("diagnose")
     logits, repeated = _call_twice(logits_fn, x)
     _checks.check_label_range(y, logits.shape[1])
     is_correct = np.asarray(logits.argmax(-1) == y)

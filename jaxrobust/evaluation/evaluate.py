@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from jaxrobust import _batch, _checks, _model_checks, _processes, losses
 from jaxrobust._placing import Placing
-from jaxrobust.attacks._call import as_pytree
+from jaxrobust.attacks._call import any_tracer, as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
 from jaxrobust.evaluation._papers import papers
 from jaxrobust.evaluation._saved import StateFile, fingerprint
@@ -88,6 +88,8 @@ def evaluate(
       1.0 0.5
     """
     _model_checks.check_callable(logits_fn)
+    if any_tracer([x, y]):
+        raise _checks.traced_error("evaluate")
     x, y = _collect(x, y)
     _checks.check_attack(attack)
     key = _checks.check_key(attack, key)
@@ -152,11 +154,6 @@ def evaluate(
 
 def _collect(x: Any, y: Any) -> tuple[Any, Any]:
     """Return arrays; an iterable of batches is put together on the host."""
-    if isinstance(x, jax.core.Tracer) or isinstance(y, jax.core.Tracer):
-        raise TypeError(
-            "evaluate looks at values, and is not for jit, vmap or grad: call it outside, "
-            "or use the attack itself, attack(logits_fn, x, y, threat=threat, key=key)."
-        )
     if y is not None:
         return x, y
     if hasattr(x, "shape") or not isinstance(x, Iterable):

@@ -38,18 +38,23 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
         )
 
 
-def check_model(logits_fn: Any, x: Any, y: Any, validation: Any) -> None:
+def check_model(
+    logits_fn: Any, x: jax.Array, y: jax.Array, validation: Any, augment: Any
+) -> None:
     """Check what the model returns for a batch, and that all labels are its classes.
 
     Args:
       logits_fn: The model.
-      x: A batch of training inputs, or its shape.
+      x: A batch of training inputs, as they are stored.
       y: The labels of all training examples.
       validation: Inputs and labels, or None.
+      augment: What is done to a batch before, or None.
     """
-    with _model_checks.explain_model_errors(x):
-        logits = jax.eval_shape(logits_fn, x)
-    _model_checks.check_logits(logits, np.zeros(len(x), int))
+    augmented = x if augment is None else jax.eval_shape(augment, jax.random.key(0), x)
+    batch = jax.ShapeDtypeStruct(augmented.shape, jnp.float32)
+    with _model_checks.explain_model_errors(batch):
+        logits = jax.eval_shape(logits_fn, batch)
+    _model_checks.check_logits(logits, y[: len(x)])
     for labels in (y, *([] if validation is None else [validation[1]])):
         _host_checks.check_label_range(labels, logits.shape[1])
 

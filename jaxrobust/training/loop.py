@@ -203,11 +203,8 @@ def fit(
     )
     views, weights = split_model(model)
     if validation or isinstance(objective, Standard | Adversarial):
-        batch = jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype)
-        if augment is not None:
-            batch = jax.eval_shape(augment, key, batch)
-        batch = jax.ShapeDtypeStruct(batch.shape, jnp.float32)
-        _checks.check_model(logits_fn(views.eval, weights), batch, y, validation)
+        model_fn = logits_fn(views.eval, weights)
+        _checks.check_model(model_fn, x[:batch_size], y, validation, augment)
     train_step = make_train_step(
         views, objective, optimizer, placing=placing, **options
     )

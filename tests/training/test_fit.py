@@ -496,7 +496,12 @@ def test_misuse(changes, error, message):
     [
         (0.5, 0.5, TypeError, "labels are of type float"),
         (jnp.nan, 1, ValueError, "NaN or infinite"),
-        (200.0, 1, ValueError, r"in \[200, 200\], outside the bounds \(0.*scale="),
+        (
+            200.0,
+            1,
+            ValueError,
+            r"in \[200, 200\], outside the bounds \(0.0, 1.0\).*Pass scale=",
+        ),
     ],
 )
 def test_data_that_cannot_be_learnt_from(x, y, error, message):
