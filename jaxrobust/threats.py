@@ -6,7 +6,8 @@ fields are traced data, so a new `eps` compiles nothing and `jax.vmap` over `eps
 """
 
 import dataclasses
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,7 @@ class Linf:
       [[0.75 0.  ]]
     """
 
+    order: ClassVar[float | None] = math.inf
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
@@ -100,6 +102,7 @@ class L2:
       [[0.6 0.8]]
     """
 
+    order: ClassVar[float | None] = 2.0
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
@@ -152,6 +155,7 @@ class L1:
       [[1.  0.  0.5]]
     """
 
+    order: ClassVar[float | None] = 1.0
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None

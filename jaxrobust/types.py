@@ -45,6 +45,11 @@ class Threat(Protocol):
     """
 
     @property
+    def order(self) -> float | None:
+        """p where the ball is that of an l_p norm (inf, 2, 1), else None."""
+        ...
+
+    @property
     def eps(self) -> Any:
         """Radius of the ball in the units of the data, a scalar or `[B]`."""
         ...
