@@ -49,9 +49,14 @@ def where(condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
     return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - 1)), a, b)
 
 
+def labels(y: jax.Array) -> jax.Array:
+    """Return labels in int32: uint8 cannot count to 300 classes, nor int8 to 200."""
+    return y.astype(jnp.int32)
+
+
 def take(logits: jax.Array, y: jax.Array) -> jax.Array:
     """Select the logit of class `y` in each row."""
-    return jnp.take_along_axis(logits, y[..., None], axis=-1)[..., 0]
+    return jnp.take_along_axis(logits, labels(y)[..., None], axis=-1)[..., 0]
 
 
 def unit_max(grad: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch
+from jaxrobust import _batch, _labels, _threat_rows
 
 _PACKAGE = os.path.dirname(__file__)
 
@@ -22,7 +22,7 @@ def check_loss(loss: Any) -> None:
     """Raise where something else was passed as a loss."""
     if not callable(loss):
         raise TypeError(
-            f"loss={loss!r} is no function (logits, y) -> [B]: pass one such as "
+            f"loss={loss!r} is not a function (logits, y) -> [B]: pass one such as "
             "jr.losses.dlr, not its name."
         )
 
@@ -38,17 +38,8 @@ def check_attack(attack: Any) -> None:
         )
     if isinstance(attack, type) or not callable(attack):
         raise TypeError(
-            f"attack={attack!r} is no attack: pass one such as jr.PGD(num_steps=20). What "
-            "it may do is said by threat=jr.Linf(8 / 255)."
-        )
-
-
-def check_threat(threat: Any) -> None:
-    """Raise where something else was passed as a threat."""
-    if isinstance(threat, type) or not hasattr(threat, "project"):
-        raise TypeError(
-            f"threat={threat!r} is no threat: pass the ball and its radius, such as "
-            "jr.Linf(8 / 255)."
+            f"attack={attack!r} is not an attack: pass one such as jr.PGD(num_steps=20). "
+            "What it may do is said by threat=jr.Linf(8 / 255)."
         )
 
 
@@ -90,11 +81,8 @@ def check_key_shape(key: jax.Array | None, num_examples: int) -> None:
         )
 
 
-def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
-    """Return `x` and `y` as arrays after checking everything that can be seen in them."""
-    check_threat(threat)
-    x = jnp.asarray(x)
-    y = jax.tree.map(jnp.asarray, y) if isinstance(y, tuple) else jnp.asarray(y)
+def check_shapes(x: Any, y: Any, threat: Any, takes: str) -> tuple[Any, Any]:
+    """Return labels in int32 after checking what shapes and types tell, in `jit` too."""
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(
             f"x is of type {x.dtype}, shape {x.shape}; attacks need gradients and so "
@@ -106,7 +94,27 @@ def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
             f"x has shape {x.shape}; a batch [B, ...] is needed: for one example pass "
             "x[None] and y[None]."
         )
-    values = np.asarray(x.astype(jnp.float32))
+    _threat_rows.check_shapes(threat, x.shape)
+    return x, _labels.check(y, x.shape[0], takes)
+
+
+def check_inputs(
+    x: Any, y: Any, threat: Any, takes: str, xp: Any = jnp
+) -> tuple[Any, Any]:
+    """Return `x` and `y` as arrays after checking everything that can be seen in them.
+
+    Args:
+      x: Clean inputs.
+      y: What the loss takes.
+      threat: The threat.
+      takes: What that is, see `jaxrobust.losses`.
+      xp: Whose arrays: NumPy's stay on the host.
+    """
+    x = xp.asarray(x)
+    x = x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
+    y = tuple(map(xp.asarray, y)) if isinstance(y, tuple) else xp.asarray(y)
+    x, y = check_shapes(x, y, threat, takes)
+    values = np.asarray(x.astype(np.float32) if x.dtype.itemsize < 4 else x)
     if not np.all(np.isfinite(values)):
         bad = int(np.sum(~np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
         raise ValueError(
@@ -117,8 +125,6 @@ def check_inputs(x: Any, y: Any, threat: Any) -> tuple[jax.Array, Any]:
         advice = "Put the normalisation inside logits_fn and pass data in [0, 1]"
         check_bounds("x", values, values, threat, advice)
         check_eps(threat, x.shape[1:])
-    for labels in y if isinstance(y, tuple) else (y,):
-        check_labels(labels, x.shape[0])
     return x, y
 
 
@@ -136,10 +142,15 @@ def check_bounds(
     """
     if threat.bounds is None:
         return
-    lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
-    # One part in a million: the rounding of a normalisation that was undone.
-    slack = 1e-6 * np.maximum(np.abs(lower), np.abs(upper))
-    if np.any(low < lower - slack) or np.any(high > upper + slack):
+    lower, upper = (np.asarray(bound, low.dtype) for bound in threat.bounds)
+    # One part in a million, of the bound or of what it bounds: the rounding of a
+    # normalisation that was undone. Of 255 at most: a distant bound excuses nothing.
+    extent = np.minimum(upper - lower, 255)
+    below, above = (
+        1e-6 * np.maximum(np.where(np.isfinite(bound), np.abs(bound), 0), extent)
+        for bound in (lower, upper)
+    )
+    if np.any(low < lower - below) or np.any(high > upper + above):
         raise ValueError(
             f"{name} has values in [{low.min():.4g}, {high.max():.4g}], outside the "
             f"bounds {threat.bounds} of the threat. {advice}, or say what the bounds are: "
@@ -154,12 +165,13 @@ def check_eps(threat: Any, shape: tuple[int, ...]) -> None:
       threat: The threat.
       shape: Shape of one example.
     """
-    if threat.bounds is None or not hasattr(threat, "distance"):
+    if threat.bounds is None or not np.size(threat.eps):
         return
     lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
     eps = np.max(threat.eps)
     # No norm of the difference of two inputs is smaller than its largest entry.
-    if eps <= np.max(upper - lower) * (1 + 1e-6) or lower.ndim > len(shape):
+    most = np.max(upper - lower)
+    if eps <= most * (1 + 1e-6) or max(lower.ndim, upper.ndim) > len(shape):
         return
     corners = [jnp.broadcast_to(bound, shape)[None] for bound in (upper, lower)]
     farthest = float(threat.distance(*corners)[0])
@@ -176,31 +188,3 @@ def warn_user(message: str) -> None:
     while frame.f_back and frame.f_code.co_filename.startswith(_PACKAGE):
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
-
-
-def check_labels(y: jax.Array, num_examples: int) -> None:
-    """Check the shape and type of labels; logits as `y` (for `kl`) pass."""
-    if y.ndim == 2 and jnp.issubdtype(y.dtype, jnp.floating):
-        return
-    if not jnp.issubdtype(y.dtype, jnp.integer):
-        raise TypeError(
-            f"y is of type {y.dtype}; labels are integers: pass y.astype('int32')."
-        )
-    if y.shape != (num_examples,):
-        raise ValueError(
-            f"y has shape {y.shape}; one label for each of the {num_examples} examples "
-            f"is needed, shape ({num_examples},). For one-hot labels pass y.argmax(-1), "
-            "for a single example x[None] and y[None]."
-        )
-
-
-def check_label_range(y: jax.Array, num_classes: int) -> None:
-    """Check that labels are classes of the model; logits as `y` (for `kl`) pass."""
-    labels = np.asarray(y)
-    if labels.ndim != 1 or not labels.size:
-        return
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"y has labels from {labels.min()} to {labels.max()}, but the model has "
-            f"{num_classes} classes: labels must be in 0..{num_classes - 1}."
-        )

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust._checks import check_label_range, warn_user
+from jaxrobust import _labels, losses
+from jaxrobust._checks import warn_user
 
 _TRAINING_MODE = (
     "the model is in training mode: its batch statistics or its dropout change while "
@@ -27,7 +28,7 @@ _LAYOUTS = (
 _NOT_TRACEABLE = (
     "logits_fn cannot be traced by JAX: it makes NumPy arrays or Python numbers of its "
     "input (np.maximum(x, 0), float(x), `if x.max() > 1`). Write it with jax.numpy, and "
-    "choices with jnp.where. A model that is no JAX program has no gradient: attack it "
+    "choices with jnp.where. A model that is not a JAX program has no gradient: attack it "
     "with jr.Square or jr.SPSA through jax.pure_callback."
 )
 
@@ -42,23 +43,80 @@ def check_callable(logits_fn: Any) -> None:
         )
 
 
-def check_logits(logits: jax.Array | jax.ShapeDtypeStruct, y: Any) -> None:
-    """Check the shape of the logits, and that the labels are classes of the model."""
+def check_logits(logits: Any, y: Any, takes: str) -> None:
+    """Check the shape of the outputs, and that labels are classes of the model.
+
+    Args:
+      logits: What the model returned, or its shape.
+      y: What the loss takes.
+      takes: What that is, see `jaxrobust.losses`.
+    """
     num_examples = jax.tree.leaves(y)[0].shape[0]
     if not hasattr(logits, "ndim"):
         raise TypeError(
             f"logits_fn returned a {type(logits).__name__}; an array [B, C] is needed: "
-            'pass lambda x: model(x)[0], model(x)["logits"], or whatever picks them.'
+            'pass lambda x: model(x)[0], model(x)["logits"], model(x).logits, or whatever '
+            "picks them."
         )
+    has_labels = takes in (losses.LABELS, losses.TARGETS, losses.PAIR)
+    if takes == losses.ANYTHING and not isinstance(y, tuple):
+        has_labels = y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
+    if has_labels:
+        _check_classes(logits, num_examples)
+    elif not logits.ndim or logits.shape[0] != num_examples:
+        raise ValueError(
+            f"logits_fn returned shape {logits.shape}; one row for each of the "
+            f"{num_examples} examples is needed."
+        )
+    if takes in (losses.LOGITS, losses.MULTI_HOT, losses.VALUES):
+        _check_same(logits.shape, y.shape, takes)
+    if takes == losses.POSITIONS:
+        _check_same(logits.shape[:-1], y.shape, takes)
+    if has_labels or takes == losses.POSITIONS:
+        _labels.check_range(y, logits.shape[-1])
+
+
+def _check_classes(logits: Any, num_examples: int) -> None:
     if logits.ndim != 2 or logits.shape[0] != num_examples or logits.shape[1] < 2:
         raise ValueError(
             f"logits_fn returned shape {logits.shape}; [B, C] = [{num_examples}, number "
             "of classes >= 2] is needed. A binary model with one output z can return "
             "jnp.stack([jnp.zeros_like(z), z], -1); one for a single example becomes one "
-            "for a batch by jax.vmap(model)."
+            "for a batch by jax.vmap(model). Other models have other losses: "
+            "jr.losses.squared_error, binary_cross_entropy, per_position."
         )
-    for labels in y if isinstance(y, tuple) else (y,):
-        check_label_range(labels, logits.shape[1])
+
+
+def _check_same(found: tuple, given: tuple, takes: str) -> None:
+    if found != given:
+        raise ValueError(
+            f"y has shape {given}; the loss takes {takes}, of shape {found} for the "
+            "outputs of this model."
+        )
+
+
+def check_loss_values(loss: Any, logits: Any, y: Any) -> None:
+    """Raise unless a loss returns one value for each example."""
+    wide = jax.ShapeDtypeStruct(
+        logits.shape, jnp.promote_types(logits.dtype, jnp.float32)
+    )
+    try:
+        values = jax.eval_shape(loss, wide, y)
+    except Exception as error:
+        given = jax.tree.map(lambda leaf: leaf.shape, y)
+        error.add_note(
+            f"jaxrobust called loss={loss!r} with logits of shape {logits.shape} and y of "
+            f"shape {given}. In jr.evaluate, what a loss takes instead of labels is passed "
+            "as target=; jr.Targets(attack) makes pairs of labels and targets."
+        )
+        raise
+    num_examples = logits.shape[0]
+    if getattr(values, "shape", None) != (num_examples,):
+        raise ValueError(
+            f"loss={loss!r} returned shape {getattr(values, 'shape', None)}; one value for "
+            f"each example, ({num_examples},), is needed: no mean over the batch, and no "
+            "axis of length 1."
+        )
 
 
 def check_finite_logits(logits: np.ndarray) -> None:

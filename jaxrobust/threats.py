@@ -7,7 +7,7 @@ fields are traced data, so a new `eps` compiles nothing and `jax.vmap` over `eps
 
 import dataclasses
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,9 +30,10 @@ class Linf:
 
     Args:
       eps: Radius in the units of the data, a scalar or `[B]`.
-      bounds: `(lower, upper)` of valid data, each broadcastable to one example (scalars,
-        per channel, per pixel); `None` for no bounds.
-      mask: What may be perturbed (non-zero), broadcastable to one example; `None`: all.
+      bounds: `(lower, upper)` of valid data, infinite where there is no limit; `None` for
+        no bounds. Each a scalar, `[C]` along the last axis, the shape of one example, in
+        which axes may be 1, or the same for each example, `[B, ...]`.
+      mask: What may be perturbed (non-zero), in one of these shapes; `None`: all.
 
     Raises:
       ValueError: If `eps` is negative or not finite, or the bounds are out of order.
@@ -44,7 +45,6 @@ class Linf:
       [[0.75 0.  ]]
     """
 
-    order: ClassVar[float | None] = math.inf
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
@@ -53,6 +53,11 @@ class Linf:
 
     def __post_init__(self):
         _check(self)
+
+    @property
+    def order(self) -> float:
+        """The p of the norm."""
+        return math.inf
 
     def project(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
         """Return the nearest feasible point (exact: clipping each coordinate)."""
@@ -77,6 +82,10 @@ class Linf:
         """Return the l_inf norm of `x_adv - x`, `[B]`."""
         return jnp.max(jnp.abs(_difference(x_adv, x)), axis=-1)
 
+    def with_eps(self, eps: ArrayLike) -> "Linf":
+        """Return the same threat with another radius."""
+        return dataclasses.replace(self, eps=eps)
+
 
 @_pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -90,7 +99,7 @@ class L2:
     Args:
       eps: Radius in the units of the data, a scalar or `[B]`.
       bounds: `(lower, upper)` of valid data, see `Linf`; `None` for no bounds.
-      mask: What may be perturbed (non-zero), broadcastable to one example; `None`: all.
+      mask: What may be perturbed (non-zero), see `Linf`; `None`: all.
 
     Raises:
       ValueError: If `eps` is negative or not finite, or the bounds are out of order.
@@ -102,7 +111,6 @@ class L2:
       [[0.6 0.8]]
     """
 
-    order: ClassVar[float | None] = 2.0
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
@@ -111,6 +119,11 @@ class L2:
 
     def __post_init__(self):
         _check(self)
+
+    @property
+    def order(self) -> float:
+        """The p of the norm."""
+        return 2.0
 
     def project(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
         """Return the nearest feasible point (exact: KKT multiplier by active sets)."""
@@ -129,6 +142,10 @@ class L2:
         """Return the l2 norm of `x_adv - x`, `[B]`."""
         return jnp.sqrt(jnp.sum(_difference(x_adv, x) ** 2, axis=-1))
 
+    def with_eps(self, eps: ArrayLike) -> "L2":
+        """Return the same threat with another radius."""
+        return dataclasses.replace(self, eps=eps)
+
 
 @_pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -143,7 +160,7 @@ class L1:
     Args:
       eps: Radius in the units of the data, a scalar or `[B]`.
       bounds: `(lower, upper)` of valid data, see `Linf`; `None` for no bounds.
-      mask: What may be perturbed (non-zero), broadcastable to one example; `None`: all.
+      mask: What may be perturbed (non-zero), see `Linf`; `None`: all.
 
     Raises:
       ValueError: If `eps` is negative or not finite, or the bounds are out of order.
@@ -155,7 +172,6 @@ class L1:
       [[1.  0.  0.5]]
     """
 
-    order: ClassVar[float | None] = 1.0
     eps: ArrayLike
     bounds: Bounds = (0.0, 1.0)
     mask: ArrayLike | None = None
@@ -164,6 +180,11 @@ class L1:
 
     def __post_init__(self):
         _check(self)
+
+    @property
+    def order(self) -> float:
+        """The p of the norm."""
+        return 1.0
 
     def project(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
         """Return the nearest feasible point (exact: KKT multiplier by bisection)."""
@@ -180,6 +201,10 @@ class L1:
     def distance(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
         """Return the l1 norm of `x_adv - x`, `[B]`."""
         return jnp.sum(jnp.abs(_difference(x_adv, x)), axis=-1)
+
+    def with_eps(self, eps: ArrayLike) -> "L1":
+        """Return the same threat with another radius."""
+        return dataclasses.replace(self, eps=eps)
 
 
 def _check(threat: Linf | L2 | L1) -> None:
@@ -203,6 +228,11 @@ def _check(threat: Linf | L2 | L1) -> None:
         raise ValueError(
             f"{name}(bounds={bounds}): a pair (lower, upper) is needed, or None for data "
             "without bounds."
+        )
+    if isinstance(bounds, tuple | list) and any(bound is None for bound in bounds):
+        raise ValueError(
+            f"{name}(bounds={bounds}): a side without a limit is written as infinity, "
+            "e.g. bounds=(0, jnp.inf); bounds=None has no limit at all."
         )
     if not isinstance(bounds, tuple | list) or not all(map(_is_concrete, bounds)):
         return

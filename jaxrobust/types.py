@@ -30,8 +30,9 @@ class LogitsFn(Protocol):
 class Loss(Protocol):
     """A per-example loss `(logits [B, C], y) -> [B]` that attacks maximise.
 
-    `y` is whatever the loss expects: labels `[B]` for most, the clean logits `[B, C]` for
-    `kl`, a pair of labels and targets for `dlr_targeted`.
+    `y` is what the loss says that it takes, by an attribute `takes` (one of the constants
+    in `jaxrobust.losses`): labels `[B]` for most, targets `[B]`, the clean logits
+    `[B, C]` for `kl`, a pair of labels and targets for `dlr_targeted`. One without it takes anything.
     """
 
     def __call__(self, logits: Array, y: Any, /) -> Array: ...
@@ -41,12 +42,14 @@ class Loss(Protocol):
 class Threat(Protocol):
     """What the adversary may do to `x [B, ...]`: a norm ball, cut by bounds and a mask.
 
-    Every method works on batches, each example by itself. `eps` is a scalar or `[B]`.
+    Every method works on batches, each example by itself. `eps` is a scalar or `[B]`. A
+    threat that is a pytree passes its numbers as arguments to compiled code; of any other
+    they are part of the program, which is compiled again for another value.
     """
 
     @property
     def order(self) -> float | None:
-        """p where the ball is that of an l_p norm (inf, 2, 1), else None."""
+        """The p of the norm of the ball (inf, 2, 1), None where it has none."""
         ...
 
     @property
@@ -56,7 +59,7 @@ class Threat(Protocol):
 
     @property
     def bounds(self) -> Any:
-        """`(lower, upper)` of valid data, or None."""
+        """`(lower, upper)` of valid data, scalars or arrays, or None."""
         ...
 
     @property
@@ -78,6 +81,10 @@ class Threat(Protocol):
 
     def distance(self, x_adv: Array, x: Array) -> Array:
         """Return the norm of `x_adv - x` for each example, `[B]`."""
+        ...
+
+    def with_eps(self, eps: Any) -> "Threat":
+        """Return the same threat with another radius."""
         ...
 
 

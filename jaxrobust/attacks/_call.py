@@ -14,21 +14,13 @@ import jax
 import jax.extend
 import numpy as np
 
-from jaxrobust import _batch, _checks, _model_checks, losses
+from jaxrobust import _batch, _checks, _model_checks, _threat_rows
 from jaxrobust.attacks import items
 from jaxrobust.convolution import fast_convolutions
 
 # So many examples show whether a model returns probabilities; all would cost a forward
 # pass, as much as a twentieth of PGD-10.
 _FEW = 8
-
-# Losses of the library that know nothing but labels.
-_ON_LABELS = (
-    losses.cross_entropy,
-    losses.negative_log_prob,
-    losses.margin,
-    losses.dlr,
-)
 
 _NUMERIC = (jax.Array, np.ndarray, np.generic, int, float)
 
@@ -104,42 +96,47 @@ def _logits(logits_fn, x):
 def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Array:
     """Check, derive per-example keys, run; the shared body of every `__call__`."""
     key = _checks.check_key(attack, key)
-    is_traced = any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
     _model_checks.check_callable(logits_fn)
-    if not is_traced:
+    threat, takes = _threat_rows.as_threat(threat), items.takes(attack)
+    if takes == items.MIXED:
+        raise TypeError(items.mixed(attack))
+    is_traced = any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
+    if is_traced:
+        x, y = jax.tree.map(jax.numpy.asarray, (x, y))
+        x, y = _checks.check_shapes(x, y, threat, takes)
+    else:
         # Nothing of these is traced, though the model may be, inside of `jit`.
         with jax.ensure_compile_time_eval():
-            x, y = _checks.check_inputs(x, y, threat)
-        _check_takes(attack, y)
+            x, y = _checks.check_inputs(x, y, threat, takes)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
     compiled_fn = None if is_traced else as_pytree(logits_fn, x)
+    check_model(attack, compiled_fn or logits_fn, x, y, threat)
     if compiled_fn is None:
         # Under `jax.grad` nothing is differentiated in passing: not all of it could be.
         attack, x, y, threat = jax.lax.stop_gradient((attack, x, y, threat))
         logits_fn = fast_convolutions(logits_fn)
         return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
-    with _model_checks.explain_model_errors(x):
-        logits = jax.eval_shape(_logits, compiled_fn, x)
-    _model_checks.check_logits(logits, y)
     with _model_checks.explain_model_errors():
         # What is spread over devices cannot be cut anywhere.
         with jax.ensure_compile_time_eval():
             few = x if len(x.devices()) > 1 else x[:_FEW]
-            _model_checks.check_not_probabilities(_logits(compiled_fn, few))
+            logits = _logits(compiled_fn, few)
+            _model_checks.check_not_probabilities(logits)
         return _run(attack, compiled_fn, x, y, threat, keys)
 
 
-def _check_takes(attack: Any, y: Any) -> None:
-    """Raise where soft labels are given to a loss on labels."""
-    loss = items.loss_of(attack)
-    loss = getattr(loss, "loss", loss)  # of `targeted`
-    is_soft = not isinstance(y, tuple) and jax.numpy.issubdtype(y.dtype, np.floating)
-    if loss in _ON_LABELS and is_soft:
-        raise TypeError(
-            f"loss={loss.__name__} takes integer labels [B], y is {y.dtype} of shape "
-            f"{y.shape}: for one-hot labels pass y.argmax(-1), for soft ones another loss."
+def check_model(attack: Any, logits_fn: Callable, x: Any, y: Any, threat: Any) -> None:
+    """Check the shapes of the model's outputs and of every loss; evaluates nothing."""
+    with _model_checks.explain_model_errors(x):
+        is_tree = any(leaf is not logits_fn for leaf in jax.tree.leaves(logits_fn))
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        logits = jax.eval_shape(
+            *((_logits, logits_fn) if is_tree else (logits_fn,)), shape
         )
+    _model_checks.check_logits(logits, y, items.takes(attack))
+    for loss, given in items.losses_with_y(attack, y, threat):
+        _model_checks.check_loss_values(loss, logits, given)
 
 
 def run(attack: Any, logits_fn, x, y, threat, keys, num_steps=None) -> jax.Array:

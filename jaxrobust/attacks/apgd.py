@@ -94,6 +94,11 @@ class APGD:
         _check(self)
 
     @property
+    def takes(self) -> str:
+        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
+        return losses.takes(self.loss)
+
+    @property
     def needs_key(self) -> bool:
         """Whether a key must be given: the start is random."""
         return True
@@ -170,7 +175,7 @@ class APGD:
         """Evaluate the current iterate of every example, then move it; one gradient."""
         if isinstance(state, apgd_l1.State):
             return apgd_l1.step(self, logits_fn, state, threat)
-        grad, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
+        grad, _, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
         state = keep_top(keep_best(state, loss, success), loss, grad)
         schedule, is_halved = apgd_schedule.check(
             state.schedule, state.step, loss, state.top_loss, self.rho, self.num_steps

@@ -104,7 +104,7 @@ def init(attack: Any, x: Array, y: Any, threat: Any, keys, start) -> State:
 def step(attack: Any, logits_fn: LogitsFn, state: State, threat: Any) -> State:
     """Evaluate the current iterate, then move or enter the next stage; one gradient."""
     plan = stages(attack)
-    grad, loss, success = gradient(attack.loss, logits_fn, state.x_adv, state.y)
+    grad, _, loss, success = gradient(attack.loss, logits_fn, state.x_adv, state.y)
     is_final = state.step >= plan.starts[-1]  # earlier iterates are outside the ball
     state = keep_best(state, jnp.where(is_final, loss, -jnp.inf), success & is_final)
     state = keep_top(state, loss, grad)
@@ -201,6 +201,8 @@ def _num_moved(x_adv: Array, x: Array) -> Array:
 
 
 def _num_free(threat: Any, x: Array) -> Array:
-    """Return the number of coordinates that the mask leaves free."""
-    is_free = True if threat.mask is None else jnp.asarray(threat.mask) != 0
-    return jnp.sum(jnp.broadcast_to(is_free, x.shape[1:])).astype(jnp.int32)
+    """Return the number of coordinates that the mask leaves free, `[B]`."""
+    is_free = jnp.ones(x.shape, bool)
+    if threat.mask is not None:
+        is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
+    return jnp.sum(_batch.flatten(is_free), -1).astype(jnp.int32)

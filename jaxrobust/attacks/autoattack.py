@@ -51,6 +51,15 @@ class AutoAttack:
         """Whether a key must be given: the starting points are random."""
         return True
 
+    @property
+    def takes(self) -> str:
+        """What `y` is: labels."""
+        return losses.LABELS
+
+    def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
+        """Return every part, with what it is given as `y`."""
+        return self._worst_of(threat).parts(y, threat)
+
     def stages(self, *, threat: Threat) -> tuple[tuple[str, Any], ...]:
         """Return name and attack of each part, in the order of the reference.
 

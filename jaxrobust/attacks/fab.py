@@ -79,6 +79,11 @@ class FAB:
             )
 
     @property
+    def takes(self) -> str:
+        """What `y` is: labels, or a pair of labels and targets."""
+        return losses.PAIR if self.targeted else losses.LABELS
+
+    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return self.random_start
@@ -86,7 +91,7 @@ class FAB:
     @property
     def loss(self) -> Loss:
         """What makes one of several results the better one: the margin."""
-        return _margin
+        return losses.margin_of_pair if self.targeted else losses.margin
 
     @property
     def num_evaluations(self) -> int:
@@ -135,8 +140,6 @@ class FAB:
 
     def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
         """Return the state at the starting point; evaluates nothing."""
-        if isinstance(y, tuple) != self.targeted:
-            raise ValueError(_WRONG_Y[self.targeted])
         x_adv = x
         if self.random_start:
             assert keys is not None  # __call__ has said so
@@ -165,12 +168,12 @@ class FAB:
         gap, w, logits = linearize(logits_fn, state.x_adv, state.y, threat)
         # The logits at the iterate come with its gradient: a point that is still
         # adversarial after walking back is kept, which the paper does not do.
-        state = _keep_nearest(state, logits, threat)
+        state = self._keep_nearest(state, logits, threat)
         state = state._replace(x_adv=self._approach(state, gap, w, threat))
         logits = logits_fn(state.x_adv).astype(jnp.float32)
-        state = _keep_nearest(state, logits, threat)
+        state = self._keep_nearest(state, logits, threat)
         back = state.x + self.beta * (state.x_adv - state.x)  # eq. (11)
-        is_adversarial = losses.is_success(_margin, logits, state.y)
+        is_adversarial = losses.is_success(self.loss, logits, state.y)
         x_adv = _batch.where(is_adversarial, back.astype(state.x.dtype), state.x_adv)
         is_within = state.nearest_distance <= jnp.asarray(threat.eps)
         # What was verified within eps is returned as it is, to the last bit.
@@ -186,6 +189,16 @@ class FAB:
         """Return the adversarial examples of the state; evaluates nothing."""
         del logits_fn
         return state.best
+
+    def _keep_nearest(self, state: State, logits: Array, threat: Threat) -> State:
+        """Keep the iterate, whose logits these are, if it is adversarial and nearer."""
+        distance = threat.distance(state.x_adv, state.x)
+        is_adversarial = losses.is_success(self.loss, logits, state.y)
+        is_nearer = is_adversarial & (distance < state.nearest_distance)
+        return state._replace(
+            nearest=_batch.where(is_nearer, state.x_adv, state.nearest),
+            nearest_distance=jnp.where(is_nearer, distance, state.nearest_distance),
+        )
 
     def _approach(self, state: State, gap: Array, w: Array, threat: Any) -> Array:
         """Return (1 - alpha) (x_adv + eta d1) + alpha (x + eta d2), in the bounds.
@@ -252,25 +265,3 @@ def fab(
       [[0.5 0.5]]
     """
     return FAB(**settings)(logits_fn, x, y, threat=threat, key=key)
-
-
-_WRONG_Y = {
-    True: "FAB(targeted=True): y must be a pair (labels, targets), each [B].",
-    False: "FAB(): y must be labels [B]; for a pair (labels, targets) set targeted=True.",
-}
-
-
-def _margin(logits: Array, y: Any) -> Array:
-    """Return the margin of the label, in the targeted form too."""
-    return losses.margin(logits, y[0] if isinstance(y, tuple) else y)
-
-
-def _keep_nearest(state: State, logits: Array, threat: Threat) -> State:
-    """Keep the iterate, whose logits these are, if it is adversarial and nearer."""
-    distance = threat.distance(state.x_adv, state.x)
-    is_adversarial = losses.is_success(_margin, logits, state.y)
-    is_nearer = is_adversarial & (distance < state.nearest_distance)
-    return state._replace(
-        nearest=_batch.where(is_nearer, state.x_adv, state.nearest),
-        nearest_distance=jnp.where(is_nearer, distance, state.nearest_distance),
-    )

@@ -66,6 +66,11 @@ class FGSM:
         )
 
     @property
+    def takes(self) -> str:
+        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
+        return losses.takes(self.loss)
+
+    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return self.random_start

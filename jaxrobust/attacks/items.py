@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from jaxrobust import losses
 from jaxrobust.types import Array, Threat
 
 
@@ -102,6 +103,75 @@ def loss_of(attack: Any) -> Any:
     if own is not None or not hasattr(attack, "attack"):
         return own
     return loss_of(attack.attack)
+
+
+def goal(attack: Any) -> Any:
+    """Return the loss whose goal an attack has: its own, or that of what it wraps.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> goal(jr.Restarts(jr.PGD(), 10)) is jr.losses.cross_entropy
+      True
+    """
+    return getattr(attack, "goal", None) or loss_of(attack) or losses.margin
+
+
+def takes(attack: Any) -> str:
+    """Return what an attack takes as `y`, see `jaxrobust.losses`; a function anything.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> print(takes(jr.PGD()), takes(jr.FAB(targeted=True)), takes(lambda: None))
+      labels labels and targets anything
+    """
+    return getattr(attack, "takes", losses.ANYTHING)
+
+
+# What a composition takes whose parts take different things.
+MIXED = "labels in one part and something else in another"
+
+
+def mixed(attack: Any) -> str:
+    """Return the message for a composition that takes no single `y`."""
+    return (
+        f"{attack!r} holds attacks that take different things as y: labels in one part, "
+        "targets or the like in another. Use jr.evaluate(..., y, target=...), which gives "
+        "each part its own, or attacks that take the same."
+    )
+
+
+def check_takes_labels(attack: Any, name: str) -> None:
+    """Raise where an attack takes something else than the labels that it will be given.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> check_takes_labels(jr.PGD(), "attack")
+    """
+    kind = takes(attack)
+    if kind not in (losses.LABELS, losses.ANYTHING):
+        raise TypeError(
+            f"{name}={attack!r} takes {kind}, and is given labels here: it would climb "
+            "towards them. Choose a loss on labels, such as jr.losses.cross_entropy, or "
+            "wrap what takes pairs in jr.Targets."
+        )
+
+
+def losses_with_y(attack: Any, y: Any, threat: Threat) -> list[tuple[Any, Any]]:
+    """Return every loss inside an attack, with what it is given as `y`.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> attack = jr.Targets(jr.APGD(loss=jr.losses.dlr_targeted))
+      >>> [(loss, y)] = losses_with_y(attack, 7, jr.Linf(0.1))
+      >>> print(loss.__name__, y)
+      dlr_targeted (7, 7)
+    """
+    parts = getattr(attack, "parts", None)
+    if parts is not None:
+        inner = (losses_with_y(part, given, threat) for part, given in parts(y, threat))
+        return [pair for pairs in inner for pair in pairs]
+    loss = getattr(attack, "loss", None)
+    return [] if loss is None else [(loss, y)]
 
 
 def _is_wrapper(attack: Any) -> bool:

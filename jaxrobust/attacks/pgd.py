@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _checks, _pytree, losses
+from jaxrobust import _batch, _checks, _logits, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
@@ -94,6 +94,11 @@ class PGD:
         _check(self)
 
     @property
+    def takes(self) -> str:
+        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
+        return losses.takes(self.loss)
+
+    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return self.random_start
@@ -163,8 +168,12 @@ class PGD:
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Take one step of every example; one gradient evaluation."""
-        grad, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
-        state = keep_best(state, loss, success) if self.keep_best else state
+        found = gradient(self.loss, logits_fn, state.x_adv, state.y)
+        if self.keep_best:
+            state = keep_best(state, found.loss, found.success)
+        grad = found.direction
+        if self.optimizer is not None:  # to the others, only the direction matters
+            grad = grad * _batch.expand(found.scale, grad).astype(grad.dtype)
         return self.move(state, grad, threat=threat)
 
     def move(self, state: Any, grad: Array, *, threat: Threat) -> Any:
@@ -187,7 +196,7 @@ class PGD:
         """Return the adversarial examples of the state."""
         if not self.keep_best:
             return state.x_adv
-        logits = logits_fn(state.x_adv).astype(jnp.float32)
+        logits = _logits.wide(logits_fn(state.x_adv))
         success = losses.is_success(self.loss, logits, state.y)
         return keep_best(state, self.loss(logits, state.y), success).best
 
@@ -255,28 +264,54 @@ def pgd(
     return attack(logits_fn, x, y, threat=threat, key=key)
 
 
-def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any):
-    """Return the gradient `[B, ...]`, the loss `[B]` and whether it is broken `[B]`."""
+class Ascent(NamedTuple):
+    """What one gradient evaluation says; the first two are apart: neither underflows.
 
-    def total(x_adv: Array):
-        logits = logits_fn(x_adv).astype(jnp.float32)
+    The gradient of the loss is `scale * direction`.
+    """
+
+    direction: Array  # [B, ...], of the largest slope 1 at the logits
+    scale: Array  # [B], the largest slope of the loss in the logits
+    loss: Array  # [B]
+    success: Array  # [B] bool
+
+
+def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
+    """Return the gradient of the loss at the iterates; one gradient evaluation.
+
+    The slope of a confident example, as small as 1e-38, is scaled to 1 before it goes
+    through the model, which may compute in half precision or multiply by small weights.
+    """
+    logits, pull_back = jax.vjp(logits_fn, x_adv)
+
+    def total(logits: Array):
         values = loss(logits, y)
         return jnp.sum(values), (values, losses.is_success(loss, logits, y))
 
-    grad, (values, success) = jax.grad(total, has_aux=True)(x_adv)
+    wide = _logits.wide(logits)
+    slope, (values, success) = jax.grad(total, has_aux=True)(wide)
+    slope = jnp.where(jnp.isfinite(slope), slope, 0)
+    scale = jnp.max(jnp.abs(_batch.flatten(slope)), -1)
+    slope = slope / _batch.expand(jnp.where(scale > 0, scale, 1), slope)
+    (direction,) = pull_back(slope.astype(logits.dtype))
     # A NaN would spread to the iterate and hide the example from every later step.
-    return jnp.where(jnp.isfinite(grad), grad, 0), values, success
+    direction = jnp.where(jnp.isfinite(direction), direction, 0)
+    return Ascent(direction, scale, values, success)
 
 
 def is_better(success: Array, loss: Array, best_success: Array, best_loss: Array):
-    """Whether a candidate beats the best: success first, then the loss; NaN never."""
+    """Whether a candidate beats the best: success first, then the loss.
+
+    A success whose logits are not numbers has no loss: it counts, as the least of them.
+    """
     is_larger = (success == best_success) & (loss > best_loss)
-    return (success & ~best_success & ~jnp.isnan(loss)) | is_larger
+    return (success & ~best_success) | is_larger
 
 
 def keep_best(state: Any, loss: Array, success: Array) -> Any:
     """Keep, for each example, the better of `state.best` and `state.x_adv`."""
     better = is_better(success, loss, state.best_success, state.best_loss)
+    loss = jnp.where(jnp.isnan(loss), -jnp.inf, loss)
     return state._replace(
         best=_batch.where(better, state.x_adv, state.best),
         best_loss=jnp.where(better, loss, state.best_loss),

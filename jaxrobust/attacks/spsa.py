@@ -110,6 +110,11 @@ class SPSA:
         )
 
     @property
+    def takes(self) -> str:
+        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
+        return losses.takes(self.loss)
+
+    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return True

@@ -80,6 +80,11 @@ class Square:
         _check(self)
 
     @property
+    def takes(self) -> str:
+        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
+        return losses.takes(self.loss)
+
+    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return True

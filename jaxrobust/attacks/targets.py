@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _pytree, losses
+from jaxrobust import _batch, _logits, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call, items
 from jaxrobust.attacks.cost import Cost
@@ -30,7 +30,7 @@ class Targets:
       num_targets: Number of classes to try; with C classes there are at most C - 1.
 
     Raises:
-      ValueError: If `num_targets` is below 1.
+      ValueError, TypeError: If `num_targets` is below 1, or the attack takes no pairs.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
@@ -52,8 +52,24 @@ class Targets:
                 f"Targets(num_targets={self.num_targets!r}): a whole number of at least "
                 "1 is needed."
             )
+        if items.takes(self.attack) not in (losses.PAIR, losses.ANYTHING):
+            raise TypeError(
+                f"Targets({self.attack!r}): the attack takes {items.takes(self.attack)}; "
+                "one that takes pairs (labels, targets) is needed, such as "
+                "jr.APGD(loss=jr.losses.dlr_targeted) or jr.FAB(targeted=True)."
+            )
         # The dataclass is frozen; this only makes a plain function acceptable to jit.
         object.__setattr__(self, "attack", _batch.as_pytree(self.attack))
+
+    @property
+    def takes(self) -> str:
+        """What `y` is: labels."""
+        return losses.LABELS
+
+    def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
+        """Return the attack, with what it is given as `y`."""
+        del threat
+        return ((self.attack, (y, y)),)
 
     @property
     def needs_key(self) -> bool:
@@ -112,6 +128,6 @@ class Targets:
     def _targets(self, logits: Array, y: Array) -> Array:
         """Return the most likely wrong classes, `[B, min(num_targets, C - 1)]`."""
         num_classes = logits.shape[-1]
-        is_label = jax.nn.one_hot(y, num_classes, dtype=bool)
-        others = jnp.where(is_label, -jnp.inf, logits.astype(jnp.float32))
+        logits = _logits.wide(logits)
+        others = jnp.where(_logits.is_label(logits, y), -jnp.inf, logits)
         return jax.lax.top_k(others, min(self.num_targets, num_classes - 1))[1]

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _pytree, losses
+from jaxrobust import _batch, _logits, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call, items
 from jaxrobust.attacks.cost import Cost
@@ -63,6 +63,21 @@ class Restarts:
         return getattr(self.attack, "needs_key", True)
 
     @property
+    def takes(self) -> str:
+        """What `y` is: what the attack takes."""
+        return items.takes(self.attack)
+
+    @property
+    def goal(self) -> Loss:
+        """The loss by which results are compared."""
+        return self.loss or items.loss_of(self.attack) or losses.margin
+
+    def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
+        """Return the attack, with what it is given as `y`."""
+        del threat
+        return ((self.attack, y),)
+
+    @property
     def cost(self) -> Cost | None:
         """Gradient and forward evaluations for each example; None where unknown."""
         cost = getattr(self.attack, "cost", None)
@@ -84,12 +99,11 @@ class Restarts:
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""
-        loss = self.loss or getattr(self.attack, "loss", losses.margin)
 
         def restart(r: Array, best: tuple[Array, Array, Array]):
             keys_r = None if keys is None else _batch.fold_in(keys, r)
             x_adv = self.attack(logits_fn, x, y, threat=threat, key=keys_r)
-            return better_of(loss, logits_fn, y, best, x_adv)
+            return better_of(self.goal, logits_fn, y, best, x_adv)
 
         return jax.lax.fori_loop(0, self.num_restarts, restart, nothing_yet(x))[0]
 
@@ -116,7 +130,8 @@ class WorstOf:
 
     Args:
       attacks: Attacks, or plain functions with the signature of one.
-      loss: What "worst" means among results that all succeed or all fail.
+      loss: What "worst" means among results that all succeed or all fail; by default the
+        margin, of the target for attacks that take targets.
 
     Raises:
       ValueError: If there are no attacks.
@@ -128,7 +143,7 @@ class WorstOf:
     """
 
     attacks: tuple[Any, ...]
-    loss: Loss = dataclasses.field(default=losses.margin, metadata={"static": True})
+    loss: Loss | None = dataclasses.field(default=None, metadata={"static": True})
 
     __repr__ = concise
 
@@ -144,6 +159,29 @@ class WorstOf:
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return any(getattr(attack, "needs_key", False) for attack in self.attacks)
+
+    @property
+    def takes(self) -> str:
+        """What `y` is: what all parts take that say it."""
+        kinds = {items.takes(attack) for attack in self.attacks}
+        kinds.discard(losses.ANYTHING)
+        return items.MIXED if len(kinds) > 1 else next(iter(kinds), losses.ANYTHING)
+
+    @property
+    def goal(self) -> Loss:
+        """The loss by which results are compared."""
+        if self.loss is not None:
+            return self.loss
+        kinds = {losses.LABELS: losses.margin, losses.ANYTHING: losses.margin}
+        kinds |= {losses.TARGETS: losses.targeted(losses.margin)}
+        kinds |= {losses.PAIR: losses.margin_of_pair}
+        own = [loss for loss in map(items.loss_of, self.attacks) if loss is not None]
+        return kinds.get(self.takes) or own[0]
+
+    def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
+        """Return every attack, with what it is given as `y`."""
+        del threat
+        return tuple((attack, y) for attack in self.attacks)
 
     @property
     def cost(self) -> Cost | None:
@@ -179,7 +217,7 @@ class WorstOf:
         for k, attack in enumerate(self.attacks):
             keys_k = None if keys is None else _batch.fold_in(keys, k)
             x_adv = attack(logits_fn, x, y, threat=threat, key=keys_k)
-            best = better_of(self.loss, logits_fn, y, best, x_adv)
+            best = better_of(self.goal, logits_fn, y, best, x_adv)
         return best[0]
 
 
@@ -191,8 +229,11 @@ def nothing_yet(x: Array) -> tuple[Array, Array, Array]:
 
 def better_of(loss: Loss, logits_fn: LogitsFn, y: Any, best, x_adv: Array):
     """Keep, for each example, the better of the best so far and `x_adv`."""
-    logits = logits_fn(x_adv).astype(jnp.float32)
+    logits = _logits.wide(logits_fn(x_adv))
     success, value = losses.is_success(loss, logits, y), loss(logits, y)
+    value = jnp.where(
+        jnp.isnan(value), -jnp.inf, value
+    )  # of logits that are not numbers
     better = is_better(success, value, best[1], best[2])
     return (
         _batch.where(better, x_adv, best[0]),

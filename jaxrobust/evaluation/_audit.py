@@ -7,6 +7,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from jaxrobust import _checks, _threat_rows
 from jaxrobust.types import Attack, Threat
 
 
@@ -15,12 +16,12 @@ def audit(
 ) -> dict[str, Any]:
     """Count the points outside ball, bounds or mask, beyond float32 rounding."""
     # One ulp of each coordinate, in the norm of the threat.
-    order = {"Linf": 0.0, "L2": 0.5}.get(type(threat).__name__, 1.0)
-    ulp = np.spacing(np.abs(x).max().astype(np.float32)) * x[0].size ** order
+    power = 1 / threat.order if threat.order else 1.0
+    ulp = np.spacing(np.abs(x).max().astype(np.float32)) * x[0].size ** power
     radius = np.broadcast_to(np.asarray(threat.eps, np.float32), distance.shape)
     outside_bounds = outside_mask = 0
     if threat.bounds is not None:
-        lower, upper = (np.asarray(bound, np.float32) for bound in threat.bounds)
+        lower, upper = (np.asarray(bound, x_adv.dtype) for bound in threat.bounds)
         outside = (x_adv < lower) | (x_adv > upper)
         outside_bounds = int(outside.reshape(len(x_adv), -1).any(axis=1).sum())
     if threat.mask is not None:
@@ -36,6 +37,30 @@ def audit(
     }
 
 
+_VIOLATIONS = {
+    "outside_ball": "farther away than eps",
+    "outside_bounds": "outside the bounds",
+    "outside_mask": "moved where the mask forbids it",
+    "not_finite": "not finite",
+}
+
+
+def violations(audit: dict[str, Any]) -> list[str]:
+    """Return what is wrong with the points of an attack, a few words each."""
+    return [f"{audit[k]} {text}" for k, text in _VIOLATIONS.items() if audit.get(k)]
+
+
+def warn_of_violations(audit: dict[str, Any]) -> None:
+    """Warn, at the user's line, if points are not what the threat allows."""
+    found = violations(audit)
+    if found:
+        _checks.warn_user(
+            f"the attack returned points that the threat forbids: {', '.join(found)}. "
+            "The robust accuracy is not one for this threat. An attack of your own ends "
+            "with threat.project(x_adv, x)."
+        )
+
+
 def settings(
     attack: Attack,
     threat: Threat,
@@ -48,7 +73,7 @@ def settings(
     return {
         "attack": repr(attack),
         "threat": repr(threat),
-        "norm": type(threat).__name__,
+        "norm": _threat_rows.name_of(threat),
         "eps": np.asarray(threat.eps).tolist(),
         "key": seed if key is None or key.ndim == 0 else "one for each example",
         "batch_size": batch_size,

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import losses
+from jaxrobust import _logits, losses
 from jaxrobust._placing import Placing
 from jaxrobust.convolution import fast_convolutions, is_slow_in_loops
 from jaxrobust.evaluation._problem import Problem
@@ -25,11 +25,10 @@ def prepare(
     return Problem(logits_fn, threat, x, y, clean, placing, is_loop=not is_slow)
 
 
-def measure(
-    problem: Problem, y: np.ndarray, x_adv: np.ndarray, size: int
-) -> dict[str, np.ndarray]:
+def measure(problem: Problem, x_adv: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """Classify the returned points; the figures of the report, each `[N]`."""
-    batch = (x_adv, problem.x, problem.logits, y, np.arange(len(y)))
+    rows = np.arange(len(problem.y))
+    batch = (x_adv, problem.x, problem.logits, problem.y, rows)
 
     def figures(x_adv, x, clean, y, rows):
         return _figures(problem.logits_fn, problem.threat_of(rows), x_adv, x, clean, y)
@@ -76,8 +75,9 @@ def logits(logits_fn: LogitsFn, x: Array) -> Array:
 def _figures(logits_fn, threat, x_adv, x, clean, y) -> dict[str, Array]:
     attacked = logits_fn(x_adv).astype(jnp.float32)
     return {
-        "predicted": jnp.argmax(clean, -1),
-        "predicted_adv": jnp.argmax(attacked, -1),
+        "predicted": _logits.predict(clean),
+        "predicted_adv": _logits.predict(attacked),
+        "is_number": _logits.is_number(attacked),
         "confidence": jnp.max(jax.nn.softmax(clean), -1),
         "confidence_adv": jnp.max(jax.nn.softmax(attacked), -1),
         "loss": losses.cross_entropy(clean, y),

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust import _threat_rows, losses
 from jaxrobust._placing import Placing
 from jaxrobust.attacks import items
 
@@ -18,9 +19,9 @@ class Problem:
 
     Attributes:
       logits_fn: The model, a pytree.
-      threat: The threat; `eps` is a scalar or `[N]`.
+      threat: The threat; `eps`, bounds and mask for all, or for each example `[N, ...]`.
       x: Clean inputs `[N, ...]`.
-      y: What the loss takes, leaves `[N, ...]`.
+      y: Labels `[N]`.
       logits: Clean logits `[N, C]`.
       placing: Where batches go.
       is_loop: Whether several steps may be one loop: not if convolutions are slow there.
@@ -29,17 +30,23 @@ class Problem:
     logits_fn: Any
     threat: Any
     x: np.ndarray
-    y: Any
+    y: np.ndarray
     logits: np.ndarray
     placing: Placing
     is_loop: bool
 
+    @property
+    def is_correct(self) -> np.ndarray:
+        """Which clean inputs are classified correctly, `[N]`."""
+        return self.logits.argmax(-1) == self.y
+
     def threat_of(self, rows: np.ndarray) -> Any:
-        """Return the threat with the radii of these examples."""
-        if jnp.ndim(self.threat.eps) == 0:
-            return self.threat
-        eps = self.placing.spread(np.asarray(self.threat.eps)[rows])
-        return dataclasses.replace(cast(Any, self.threat), eps=eps)
+        """Return the threat of these examples."""
+        return _threat_rows.rows_of(self.threat, rows, self.x.ndim, self.placing.spread)
+
+
+# How much a point is worth to the adversary.
+NOTHING, WRONG, REACHED = 0, 1, 2
 
 
 @dataclasses.dataclass
@@ -47,17 +54,17 @@ class Found:
     """What the attacks have found so far, on the host; updated in place.
 
     Attributes:
-      x_adv: The point to report `[N, ...]`: the first that broke the example, or the one
-        of the largest loss.
-      loss: Loss of that point `[N]`, of the attack that found it.
-      broken_by: Number of the stage that broke the example `[N]`; -1: none.
+      x_adv: The point to report `[N, ...]`: one that reaches the goal, else one that is
+        classified wrongly, else the first attack's.
+      worth: `[N]`, NOTHING, WRONG (not the label) or REACHED (the goal of its attack).
+      broken_by: Number of the stage that found the point, if it is worth something; -1.
       counts: Evaluations: `gradients` and `forwards` that the hardware performed,
         `gradients_needed` and `forwards_needed` that an open example waited for; and
         how many breaks were `not_confirmed` when the point was classified again.
     """
 
     x_adv: np.ndarray
-    loss: np.ndarray
+    worth: np.ndarray
     broken_by: np.ndarray
     counts: dict[str, int]
 
@@ -66,23 +73,55 @@ class Found:
         """Return the state before any attack: every example at its clean point."""
         names = ("gradients", "forwards", "gradients_needed", "forwards_needed")
         names = (*names, "not_confirmed")
-        loss = np.full(len(x), -np.inf, np.float32)
         none = np.full(len(x), -1, np.int32)
-        return cls(x.copy(), loss, none, dict.fromkeys(names, 0))
+        worth = np.full(len(x), NOTHING, np.int8)
+        return cls(x.copy(), worth, none, dict.fromkeys(names, 0))
 
-    def merge(self, other: "Found", *, is_first: bool) -> None:
-        """Take over what a stage has broken by itself, of the first stage everything."""
-        is_new = (self.broken_by == -1) & (other.broken_by >= 0) | is_first
-        for name in ("x_adv", "loss", "broken_by"):
-            getattr(self, name)[is_new] = getattr(other, name)[is_new]
-        for name, count in other.counts.items():
-            self.counts[name] += count
+    def take(
+        self, points: "Points", rows: np.ndarray, worth: np.ndarray, number: int
+    ) -> None:
+        """Take over the points of a stage that are worth more; of the first stage, all."""
+        is_more = worth > self.worth[rows]
+        is_new = is_more | ((number == 0) & (worth == self.worth[rows]))
+        self.x_adv[rows[is_new]] = points.x_adv[rows[is_new]]
+        self.worth[rows[is_more]] = worth[is_more]
+        self.broken_by[rows[is_more]] = number
 
     def count(self, cost: Any, performed: int, needed: int) -> None:
         """Add evaluations that cost `cost` each."""
         for name in ("gradients", "forwards"):
             self.counts[name] += getattr(cost, name) * performed
             self.counts[f"{name}_needed"] += getattr(cost, name) * needed
+
+
+@dataclasses.dataclass
+class Points:
+    """The points that the running stage has returned, on the host; updated in place.
+
+    Attributes:
+      x_adv: `[N, ...]`, the clean point where none was returned.
+      loss: Its loss `[N]`.
+      is_broken: Whether the stage says that it reaches the goal `[N]`.
+    """
+
+    x_adv: np.ndarray
+    loss: np.ndarray
+    is_broken: np.ndarray
+
+    @classmethod
+    def nothing(cls, x: np.ndarray) -> "Points":
+        """Return the state before the stage."""
+        return cls(
+            x.copy(), np.full(len(x), -np.inf, np.float32), np.zeros(len(x), bool)
+        )
+
+    def put(self, rows, x_adv, loss, is_broken) -> None:
+        """Keep points: one that reaches the goal, then the larger loss."""
+        is_first = ~self.is_broken[rows]
+        kept = is_first & (is_broken | (loss > self.loss[rows]))
+        self.x_adv[rows[kept]] = x_adv[kept]
+        self.loss[rows[kept]] = loss[kept]
+        self.is_broken[rows[kept]] |= is_broken[kept]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +134,9 @@ class Stage:
       name: What reports call it.
       keys: One key for each example `[N]`, or None.
       is_queued: Whether examples leave as soon as they are broken.
+      y: What the attack takes, leaves `[N, ...]`.
+      goal: The loss whose goal says when an example is done.
+      goal_y: What that takes.
     """
 
     attack: Any
@@ -102,6 +144,14 @@ class Stage:
     name: str
     keys: jax.Array | None
     is_queued: bool
+    y: Any
+    goal: Any
+    goal_y: Any
+
+    @property
+    def is_label_goal(self) -> bool:
+        """Whether the goal is any class but the label, as the report counts it."""
+        return losses.takes(self.goal) in (losses.LABELS, losses.PAIR)
 
     @property
     def inner(self) -> Any:

@@ -20,11 +20,11 @@ import numpy as np
 
 from jaxrobust import _batch, _processes
 from jaxrobust.evaluation import _slots
-from jaxrobust.evaluation._problem import Found, Problem, Stage
+from jaxrobust.evaluation._problem import Found, Points, Problem, Stage
 from jaxrobust.evaluation._slots import Slots
 from jaxrobust.evaluation.report import storable
 
-_FORMAT = "jaxrobust-evaluation-2"
+_FORMAT = "jaxrobust-evaluation-3"
 
 
 @dataclasses.dataclass
@@ -34,16 +34,15 @@ class Saved:
     Attributes:
       number: The stage that was running.
       slots: Its slots; None where the stage had not begun.
-      found: What it had found.
-      total: What the stages before it had found; where they are not run individually, the
-        same as `found`.
+      points: What it had returned.
+      found: What the stages before it had found; the counts are of all.
       alone: Which examples each stage broke `[num_stages, N]`.
     """
 
     number: int
     slots: Slots | None
+    points: Points
     found: Found
-    total: Found
     alone: np.ndarray
 
 
@@ -73,8 +72,7 @@ class StateFile:
             "format": _FORMAT,
             "fingerprint": self._fingerprint,
             "number": saved.number,
-            "found": saved.found.counts,
-            "total": saved.total.counts,
+            "counts": saved.found.counts,
         }
         arrays["meta"] = np.array(json.dumps(meta))
         path = self.path
@@ -146,15 +144,17 @@ def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
     temporary.replace(path)
 
 
-_FOUND = ("x_adv", "loss", "broken_by")
+_POINTS = ("x_adv", "loss", "is_broken")
+_FOUND = ("x_adv", "worth", "broken_by")
 _SLOTS = ("rows", "items", "steps", "waiting")
 
 
 def _to_arrays(saved: Saved, placing: Any) -> dict[str, np.ndarray]:
     arrays = {"alone": saved.alone}
+    for name in _POINTS:
+        arrays[f"points.{name}"] = storable(getattr(saved.points, name))
     for name in _FOUND:
         arrays[f"found.{name}"] = storable(getattr(saved.found, name))
-        arrays[f"total.{name}"] = storable(getattr(saved.total, name))
     if saved.slots is not None:
         arrays |= {f"slots.{name}": getattr(saved.slots, name) for name in _SLOTS}
         leaves = map(_plain, jax.tree.leaves(saved.slots.state))
@@ -164,9 +164,9 @@ def _to_arrays(saved: Saved, placing: Any) -> dict[str, np.ndarray]:
 
 
 def _from_arrays(arrays, meta, problem: Problem, stages: list[Stage]) -> Saved:
-    def found(name: str) -> Found:
-        x_adv, *rest = (arrays[f"{name}.{field}"] for field in _FOUND)
-        return Found(x_adv.astype(problem.x.dtype), *rest, counts=meta[name])
+    def read(name: str, fields: tuple[str, ...]) -> list[np.ndarray]:
+        x_adv, *rest = (arrays[f"{name}.{field}"] for field in fields)
+        return [x_adv.astype(problem.x.dtype), *rest]
 
     slots = None
     if "slots.rows" in arrays:
@@ -176,7 +176,9 @@ def _from_arrays(arrays, meta, problem: Problem, stages: list[Stage]) -> Saved:
         saved = [arrays[f"state.{i}"] for i in range(len(leaves))]
         placed = map(problem.placing.spread, map(_like, saved, leaves))
         slots.state = jax.tree.unflatten(structure, placed)
-    return Saved(meta["number"], slots, found("found"), found("total"), arrays["alone"])
+    points = Points(*read("points", _POINTS))
+    found = Found(*read("found", _FOUND), counts=meta["counts"])
+    return Saved(meta["number"], slots, points, found, arrays["alone"])
 
 
 def _plain(leaf: jax.Array) -> jax.Array:

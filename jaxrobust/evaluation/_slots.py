@@ -21,7 +21,7 @@ import numpy as np
 from jaxrobust import _batch
 from jaxrobust.attacks import items
 from jaxrobust.convolution import fast_convolutions
-from jaxrobust.evaluation._problem import Found, Problem, Stage
+from jaxrobust.evaluation._problem import Found, Points, Problem, Stage
 
 EMPTY = -1  # in `rows`: nobody sits in this slot
 
@@ -74,21 +74,31 @@ def begin(stage: Stage, problem: Problem, rows: np.ndarray, num_slots: int) -> S
 
 
 def rounds(
-    stage: Stage, problem: Problem, slots: Slots, found: Found, num_slots: int
+    stage: Stage,
+    problem: Problem,
+    slots: Slots,
+    points: Points,
+    found: Found,
+    num_slots: int,
 ) -> Iterator[Slots]:
     """Run until nobody waits and all slots are empty; yields after each round.
 
-    Between two rounds `slots` and `found` are all that there is to save. `num_slots`: of
-    which it began.
+    Between two rounds `slots`, `points` and the counts in `found` are all that there is to
+    save. `num_slots`: of which it began.
     """
     while slots.is_taken.any():
         slots = _shrink_if_it_pays(stage, problem, slots)
-        _round(stage, problem, slots, found, num_slots // len(slots.rows))
+        _round(stage, problem, slots, points, found, num_slots // len(slots.rows))
         yield slots
 
 
 def _round(
-    stage: Stage, problem: Problem, slots: Slots, found: Found, shrinkage: int
+    stage: Stage,
+    problem: Problem,
+    slots: Slots,
+    points: Points,
+    found: Found,
+    shrinkage: int,
 ) -> None:
     """Advance every slot by some steps, then let out who is done."""
     num_steps = _steps_per_round(stage.inner, problem, slots, shrinkage)
@@ -110,24 +120,17 @@ def _round(
     is_over = is_broken | (steps >= stage.inner.num_evaluations)
     is_over &= slots.is_taken
     if is_over.any():
-        _record(stage, problem, slots, found, is_over, is_broken)
+        _record(problem, slots, points, is_over, is_broken)
         _seat(stage, problem, slots, is_over, is_broken)
 
 
-def _record(stage, problem, slots: Slots, found: Found, is_over, is_broken) -> None:
+def _record(problem, slots: Slots, points: Points, is_over, is_broken) -> None:
     """Keep the points of the items that have ended."""
     state = slots.state
     best, loss = problem.placing.fetch((state.best, getattr(state, "best_loss", None)))
     if loss is None:
         loss = np.full(len(slots.rows), -np.inf, np.float32)
-    rows = slots.rows
-    # Losses of different attacks cannot be compared: the first one's point stays.
-    is_first = found.broken_by[np.maximum(rows, 0)] == -1
-    is_larger = (loss > found.loss[np.maximum(rows, 0)]) & (stage.number == 0)
-    kept = is_over & is_first & (is_broken | is_larger)
-    found.x_adv[rows[kept]] = best[kept]
-    found.loss[rows[kept]] = loss[kept]
-    found.broken_by[rows[is_over & is_broken]] = stage.number
+    points.put(slots.rows[is_over], best[is_over], loss[is_over], is_broken[is_over])
 
 
 def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:
@@ -156,12 +159,12 @@ def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:
 
 def start(stage: Stage, problem: Problem, slots: Slots) -> Any:
     """Return the state at the start of every slot's item."""
-    return _start(*_arguments(stage, problem, slots))
+    return start_items(*_arguments(stage, problem, slots))
 
 
 def _arguments(stage: Stage, problem: Problem, slots: Slots) -> tuple[Any, ...]:
     rows = np.maximum(slots.rows, 0)
-    batch = (problem.x, problem.y, problem.logits)
+    batch = (problem.x, stage.y, problem.logits)
     x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
     batch = (x, y, logits, slots.items, stage.keys_of(rows))
     return stage.attack, problem.threat_of(rows), *problem.placing.spread(batch)
@@ -230,11 +233,11 @@ def _advance(attack, logits_fn, threat, state, num_steps, *, is_loop: bool):
 
 @functools.partial(jax.jit, donate_argnames="state")
 def _restart(state, is_new, attack, threat, x, y, logits, item, keys):
-    return _select(is_new, _start(attack, threat, x, y, logits, item, keys), state)
+    return _select(is_new, start_items(attack, threat, x, y, logits, item, keys), state)
 
 
 @jax.jit
-def _start(attack, threat, x, y, logits, item, keys):
+def start_items(attack, threat, x, y, logits, item, keys):
     return items.init_item(attack, x, y, logits, item, threat=threat, keys=keys)
 
 

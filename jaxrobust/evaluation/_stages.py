@@ -1,49 +1,123 @@
 """The attacks of an evaluation, one after the other, each on what is still open."""
 
+import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, losses
-from jaxrobust.attacks import items
+from jaxrobust import _batch, _logits, losses
+from jaxrobust.attacks import _call, items
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.evaluation import _forward, _problem, _slots
-from jaxrobust.evaluation._problem import Found, Problem, Stage
+from jaxrobust.evaluation._problem import (
+    NOTHING,
+    REACHED,
+    WRONG,
+    Found,
+    Points,
+    Problem,
+    Stage,
+)
 from jaxrobust.evaluation._saved import Saved, StateFile
 from jaxrobust.types import Array, Attack
 
 
 def of(
-    attack: Attack, problem: Problem, keys: Array | None, *, is_queued: bool
+    attack: Attack,
+    keys: Array | None,
+    y: np.ndarray,
+    target: Any,
+    threat: Any,
+    *,
+    is_queued: bool,
 ) -> list[Stage]:
     """Return the attacks that `attack` is made of, in their order.
 
     Not queued, an attack is one stage and runs to its end on every example.
+
+    Args:
+      attack: The attack.
+      keys: `[N]` or None.
+      y: Labels `[N]`.
+      target: What attacks take that do not take labels; None where there is none.
+      threat: The threat.
+      is_queued: Whether examples may leave as soon as they are broken.
     """
     split = getattr(attack, "stages", None)
     if split is None or not is_queued:
-        can_be = is_queued and _problem.can_be_queued(attack)
-        return [Stage(attack, 0, repr(attack), keys, can_be)]
-    parts = split(threat=problem.threat)
-    return [
-        Stage(
-            part,
-            number,
-            name,
-            None if keys is None else _batch.fold_in(keys, number),
-            _problem.can_be_queued(part),
+        parts: Any = ((repr(attack), attack),)
+    else:
+        parts = split(threat=threat)
+    stages = []
+    for number, (name, part) in enumerate(parts):
+        can_be = is_queued and _problem.can_be_queued(part)
+        own = keys
+        if keys is not None and len(parts) > 1:
+            own = _batch.fold_in(keys, number)
+        stages.append(Stage(part, number, name, own, can_be, *_given(part, y, target)))
+    _check_target_is_used(attack, stages, target)
+    return stages
+
+
+def _given(attack: Attack, y: np.ndarray, target: Any) -> tuple[Any, Any, Any]:
+    """Return what an attack takes, and the loss and `y` that say when it is done."""
+    kind, loss = items.takes(attack), items.goal(attack)
+    if kind == items.MIXED:
+        raise TypeError(items.mixed(attack))
+    if kind == losses.LABELS or (kind == losses.ANYTHING and target is None):
+        return y, loss, y
+    if target is None:
+        raise ValueError(
+            f"{attack!r} takes {kind} instead of labels: pass them as target=; y stays the "
+            "true labels, from which accuracy is counted. An attack on any wrong class "
+            "has a loss on labels, such as jr.losses.cross_entropy."
         )
-        for number, (name, part) in enumerate(parts)
-    ]
+    if kind in (losses.TARGETS, losses.PAIR):
+        return target, loss, target
+    is_classes = not isinstance(target, tuple) and np.issubdtype(
+        target.dtype, np.integer
+    )
+    if kind != losses.ANYTHING or not is_classes:
+        return target, losses.margin, y
+    if items.loss_of(attack) is not None:
+        raise ValueError(
+            f"{attack!r} does not say whether its loss leaves the classes in target= or "
+            "reaches them: write my_loss.takes = jr.losses.TARGETS (or LABELS, and no "
+            "target=), or loss=jr.losses.targeted(...)."
+        )
+    return target, losses.targeted(losses.margin), target
+
+
+def _check_target_is_used(attack: Attack, stages: list[Stage], target: Any) -> None:
+    if target is not None and all(stage.y is not target for stage in stages):
+        raise ValueError(
+            f"{attack!r} takes labels, and no target=: pass y alone, or an attack with a "
+            "loss that takes targets, such as jr.losses.targeted(jr.losses.cross_entropy)."
+        )
+
+
+def check(stages: list[Stage], problem: Problem, size: int) -> None:
+    """Trace the start of every stage: what does not fit shows before any work is done."""
+    rows = np.zeros(size, np.int64)
+    for stage in stages:
+        batch = (problem.x, stage.y, problem.logits)
+        x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
+        threat, keys = problem.threat_of(rows), stage.keys_of(rows)
+        _call.check_model(stage.attack, problem.logits_fn, x, y, threat)
+        if stage.is_queued:
+            item = np.zeros(size, np.int32)
+            arguments = stage.attack, threat, x, y, logits, item, keys
+            jax.eval_shape(_slots.start_items, *arguments)
+        elif len(stages) > 1:
+            arguments = stage.attack, problem.logits_fn, threat, x, y, y, keys
+            jax.eval_shape(_attack, *arguments, goal=stage.goal)
 
 
 def run(
     stages: list[Stage],
     problem: Problem,
-    y: np.ndarray,
-    among: np.ndarray,
+    chosen: np.ndarray,
     size: int,
     file: StateFile,
     *,
@@ -52,6 +126,15 @@ def run(
 ) -> tuple[Found, np.ndarray]:
     """Run all stages, or go on from the state file.
 
+    Args:
+      stages: The attacks.
+      problem: What is attacked.
+      chosen: Which examples to attack `[N]`.
+      size: Examples at a time.
+      file: The state file.
+      individually: Whether each stage attacks all of them.
+      progress: Whether to show a bar.
+
     Returns:
       What was found, and which examples each stage broke `[num_stages, N]`.
     """
@@ -59,108 +142,115 @@ def run(
 
     saved = file.load(problem, stages)
     if saved is None:
-        found = Found.nothing(problem.x)
-        alone = np.zeros((len(stages), len(y)), bool)
-        saved = Saved(0, None, found, found, alone)
+        alone = np.zeros((len(stages), len(problem.y)), bool)
+        points, found = Points.nothing(problem.x), Found.nothing(problem.x)
+        saved = Saved(0, None, points, found, alone)
     with ProgressBar(is_shown=progress) as bar:
         for stage in stages[saved.number :]:
+            if saved.slots is None:
+                saved.points = Points.nothing(problem.x)
+            is_open = chosen.copy()
             if not individually:
-                saved.found = saved.total
-            elif saved.slots is None:
-                saved.found = Found.nothing(problem.x)
-            _run_stage(stage, problem, y, among, size, saved, file, bar)
-            _confirm(stage, problem, saved.found, size)
-            saved.alone[stage.number] = saved.found.broken_by == stage.number
-            if individually:
-                saved.total.merge(saved.found, is_first=stage.number == 0)
+                is_open &= saved.found.worth < REACHED
+            rows = np.flatnonzero(is_open)
+            _run_stage(stage, problem, rows, size, saved, file, bar)
+            is_broken = _conclude(stage, problem, rows, saved, size)
+            saved.alone[stage.number, rows] = is_broken
             saved.number, saved.slots = stage.number + 1, None
             file.save(saved, problem)
-    return saved.total, saved.alone
+    return saved.found, saved.alone
 
 
 def _run_stage(
     stage: Stage,
     problem: Problem,
-    y: np.ndarray,
-    among: np.ndarray,
+    rows: np.ndarray,
     size: int,
     saved: Saved,
     file: StateFile,
     bar: Any,
 ) -> None:
-    is_correct = problem.logits.argmax(-1) == y
-    found = saved.found
-    rows = np.flatnonzero(among & is_correct & (found.broken_by == -1))
     num_items = items.num_items(stage.attack, problem.logits.shape[1])
     bar.stage(stage.name, num_items * len(rows))
     if not stage.is_queued:
-        is_only = stage.number == 0 and saved.alone.shape[0] == 1
-        rows = np.flatnonzero(among) if is_only else rows
-        _in_batches(stage, problem, found, rows, size)
+        _in_batches(stage, problem, saved, rows, size)
         return
     if saved.slots is None:
         saved.slots = _slots.begin(stage, problem, rows, size)
-    for slots in _slots.rounds(stage, problem, saved.slots, found, size):
+    rounds = _slots.rounds(stage, problem, saved.slots, saved.points, saved.found, size)
+    for slots in rounds:
         saved.slots = slots
         items_left = slots.num_items_left(num_items)
-        num_robust = int((is_correct & (found.broken_by == -1)).sum())
-        bar.update(num_items * len(rows) - items_left, num_robust, len(y))
+        is_left = (saved.found.broken_by == -1) & ~saved.points.is_broken
+        num_robust = int((problem.is_correct & is_left).sum())
+        bar.update(num_items * len(rows) - items_left, num_robust, len(problem.y))
         file.save(saved, problem)
 
 
-def _confirm(stage: Stage, problem: Problem, found: Found, size: int) -> None:
-    """Classify the broken examples again; what is not broken after all stays open.
+def _conclude(
+    stage: Stage, problem: Problem, rows: np.ndarray, saved: Saved, size: int
+) -> np.ndarray:
+    """Classify the stage's points once more and take over what they are worth.
 
     Close to the boundary the program of a step and that of a forward pass may disagree,
     by rounding. Otherwise such an example would be robust in the report although the
-    later attacks had left it out.
+    later attacks had left it out. Points that miss another goal than the report's (a
+    target, say) may still be wrong.
+
+    Returns:
+      Which of `rows` are classified wrongly.
     """
-    rows = np.flatnonzero(found.broken_by == stage.number)
-    if not len(rows):
-        return
-    loss = goal(stage.attack)
+    points, found = saved.points, saved.found
+    claimed = points.is_broken[rows]
+    worth = np.full(len(rows), NOTHING, np.int8)
+    asked = np.flatnonzero(claimed if stage.is_label_goal else np.ones(len(rows), bool))
+    if len(asked):
+        chosen = rows[asked]
+        y = jax.tree.map(lambda leaf: leaf[chosen], stage.goal_y)
+        batch = (points.x_adv[chosen], y, problem.y[chosen])
 
-    def is_broken(batch):
-        logits = _forward.logits(problem.logits_fn, batch[0])
-        return losses.is_success(loss, logits, batch[1])
+        def judge(batch):
+            return _judge(problem.logits_fn, *batch, goal=stage.goal)
 
-    y = jax.tree.map(lambda leaf: leaf[rows], problem.y)
-    batch = (found.x_adv[rows], y)
-    confirmed = _forward.over_batches(is_broken, batch, problem.placing, size)
-    found.broken_by[rows[~confirmed]] = -1
-    found.counts["not_confirmed"] += int((~confirmed).sum())
-
-
-def goal(attack: Any) -> Any:
-    """Return the loss whose goal the attack has."""
-    return items.loss_of(attack) or losses.margin
+        is_reached, is_wrong = _forward.over_batches(
+            judge, batch, problem.placing, size
+        )
+        worth[asked] = np.where(is_reached, REACHED, np.where(is_wrong, WRONG, NOTHING))
+        found.counts["not_confirmed"] += int((claimed[asked] & ~is_reached).sum())
+    found.take(points, rows, worth, stage.number)
+    return worth > NOTHING
 
 
-def _in_batches(stage: Stage, problem: Problem, found: Found, rows, size: int) -> None:
+@functools.partial(jax.jit, static_argnames="goal")
+def _judge(logits_fn, x_adv, y, labels, *, goal):
+    logits = _logits.wide(logits_fn(x_adv))
+    return losses.is_success(goal, logits, y), _logits.predict(logits) != labels
+
+
+def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -> None:
     """Run an attack to its end on the examples `rows`."""
     cost = total_cost(stage.attack)
     for chosen, count in _forward.batches(rows, size):
-        batch = jax.tree.map(lambda leaf, c=chosen: leaf[c], (problem.x, problem.y))
+        batch = (problem.x, stage.y, stage.goal_y)
+        batch = jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)
         keys = None if stage.keys is None else stage.keys[chosen]
-        x, y, keys = problem.placing.spread((*batch, keys))
+        x, y, goal_y, keys = problem.placing.spread((*batch, keys))
         threat = problem.threat_of(chosen)
-        result = _attack(stage.attack, problem.logits_fn, threat, x, y, keys)
-        x_adv, is_broken = problem.placing.fetch(result)
-        kept, is_broken = chosen[:count], is_broken[:count]
-        # A later attack's point replaces an earlier one's only if it breaks the example.
-        is_kept = is_broken | (stage.number == 0)
-        found.x_adv[kept[is_kept]] = x_adv[:count][is_kept]
-        found.broken_by[kept[is_broken]] = stage.number
+        arguments = stage.attack, problem.logits_fn, threat, x, y, goal_y, keys
+        x_adv, is_broken = problem.placing.fetch(_attack(*arguments, goal=stage.goal))
+        kept = slice(count)
+        loss = np.zeros(count, np.float32)  # every example comes once
+        saved.points.put(chosen[kept], x_adv[kept], loss, is_broken[kept])
         if cost is not None:
             # One forward pass beyond the attack's own says what it broke.
-            found.count(cost + Cost(0, 1), len(chosen), count)
+            saved.found.count(cost + Cost(0, 1), len(chosen), count)
 
 
-@jax.jit
-def _attack(attack, logits_fn, threat, x, y, keys) -> tuple[Array, Array]:
+@functools.partial(jax.jit, static_argnames="goal")
+def _attack(attack, logits_fn, threat, x, y, goal_y, keys, *, goal):
     x_adv = attack(logits_fn, x, y, threat=threat, key=keys)
-    logits = logits_fn(x_adv).astype(jnp.float32)
-    return x_adv, losses.is_success(goal(attack), logits, y)
+    logits = _logits.wide(logits_fn(x_adv))
+    return x_adv, losses.is_success(goal, logits, goal_y)
 
 
 def total_cost(attack: Attack) -> Any:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, _pytree, losses, threats
+from jaxrobust import _batch, _logits, _pytree, losses, threats
 from jaxrobust.attacks.pgd import PGD
 from jaxrobust.evaluation._program import straight_through
 from jaxrobust.evaluation.diagnosis import Check, judged
@@ -43,7 +43,7 @@ def _ascend(logits_fn, start, x, y, threat, use_margin, rel_step_size, num_steps
 
 @jax.jit
 def _predict(logits_fn, x):
-    return jnp.argmax(logits_fn(x), -1)
+    return _logits.predict(logits_fn(x))
 
 
 @jax.jit
@@ -89,9 +89,10 @@ class _Surrogate:
     num_samples: int = dataclasses.field(default=4, metadata={"static": True})
 
     def __call__(self, x: Array) -> Array:
-        half = dataclasses.replace(
-            self.threat, eps=0.5 * jnp.asarray(self.threat.eps), bounds=None
-        )
+        # Out of the bounds as well: a wall must not bias the mean.
+        half = self.threat.with_eps(0.5 * jnp.asarray(self.threat.eps))
+        if dataclasses.is_dataclass(half):
+            half = dataclasses.replace(cast(Any, half), bounds=None)
 
         def draw(k: Array) -> Array:
             keys = _batch.per_example_keys(jax.random.fold_in(self.key, k), len(x))
@@ -153,15 +154,16 @@ def run(logits_fn, x, y, threat, keys, num_steps: int, num_queries: int) -> Runs
 
 
 def _scaled(threat: Any, factor: float) -> Any:
-    return dataclasses.replace(cast(Any, threat), eps=factor * threat.eps)
+    return threat.with_eps(factor * threat.eps)
 
 
 def _everything(threat: Any, x: Array) -> float:
     """Return the factor on eps with which the ball holds all data."""
-    if threat.bounds is None:
-        lower, upper = x.min(), x.max()
-    else:
-        lower, upper = threats.bounds_like(threat, x)
+    lower, upper = x.min(), x.max()
+    if threat.bounds is not None:  # where they are infinite, the data's own
+        lowest, highest = threats.bounds_like(threat, x)
+        lower = jnp.where(jnp.isfinite(lowest), lowest, lower)
+        upper = jnp.where(jnp.isfinite(highest), highest, upper)
     corner = threat.distance(upper + 0 * x, lower + 0 * x)
     smallest = jnp.min(jnp.asarray(threat.eps))
     return float(jnp.max(corner) / jnp.where(smallest > 0, smallest, 1))

@@ -2,10 +2,11 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
+from jaxrobust import _threat_rows
 from jaxrobust.evaluation.evaluate import evaluate
 from jaxrobust.evaluation.intervals import wilson
 from jaxrobust.types import Array, Attack, LogitsFn, Threat
@@ -114,6 +115,7 @@ def robustness_curve(
       >>> print(curve.robust_accuracy)
       [1.  0.5 0. ]
     """
+    threat = _threat_rows.as_threat(threat)
     radii = np.sort(np.asarray(eps, np.float32))
     if radii.ndim != 1 or not len(radii):
         raise ValueError(f"eps={eps}: a sequence of at least one radius is needed.")
@@ -129,7 +131,7 @@ def robustness_curve(
                 x,
                 y,
                 attack=attack,
-                threat=dataclasses.replace(cast(Any, threat), eps=float(radius)),
+                threat=threat.with_eps(float(radius)),
                 key=key,
                 target=target,
                 among=is_left,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, _checks, _model_checks
+from jaxrobust import _batch, _checks, _labels, _model_checks, _threat_rows, losses
 from jaxrobust.attacks._call import any_tracer, as_pytree
 from jaxrobust.evaluation import _local, _program, _strength
 from jaxrobust.evaluation.diagnosis import FAIL, PASS, WARN, Check, Diagnosis
@@ -63,17 +63,15 @@ def diagnose(
         raise _checks.traced_error("diagnose")
     checked = _checks.check_key(_NeedsKey(), key)
     assert checked is not None
-    x, y = _checks.check_inputs(x, y, threat)
-    if not len(x) or y.ndim != 1:
-        raise ValueError(
-            f"labels [B] of at least one example are needed, not {y.shape}; for one-hot "
-            "labels pass y.argmax(-1)."
-        )
+    threat = _threat_rows.as_threat(threat)
+    x, y = _checks.check_inputs(x, y, threat, losses.LABELS)
+    if not len(x):
+        raise ValueError("x holds no examples: there is nothing to diagnose.")
     model = as_pytree(logits_fn, x)
     if model is None:
         raise _checks.traced_error("diagnose")
     logits, repeated = _call_twice(logits_fn, x)
-    _checks.check_label_range(y, logits.shape[1])
+    _labels.check_range(y, logits.shape[1])
     is_correct = np.asarray(logits.argmax(-1) == y)
     program = _program_check(logits_fn, x)
     error = _gradient_error(model, x)

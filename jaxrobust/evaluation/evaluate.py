@@ -5,13 +5,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _checks, _model_checks, _processes, losses
+from jaxrobust import (
+    _batch,
+    _checks,
+    _labels,
+    _model_checks,
+    _processes,
+    _threat_rows,
+    losses,
+)
 from jaxrobust._placing import Placing
+from jaxrobust.attacks import items
 from jaxrobust.attacks._call import any_tracer, as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
 from jaxrobust.evaluation._papers import papers
@@ -31,6 +39,7 @@ def evaluate(
     target: Any = None,
     groups: Array | None = None,
     among: ArrayLike | None = None,
+    include_misclassified: bool = False,
     batch_size: int | None = None,
     stop_early: bool = True,
     individually: bool = False,
@@ -57,10 +66,14 @@ def evaluate(
       attack: Any attack.
       threat: What it may do.
       key: One typed PRNG key; needed by attacks that draw random numbers.
-      target: What the attack's loss takes instead of `y` (targets of a targeted attack).
+      target: What attacks take that do not take labels: `[N]` classes to reach for a
+        targeted loss, clean logits for `kl`. Of several attacks, each gets its own.
       groups: Number of the group of each example `[N]`, for accuracies per group.
       among: Which examples to attack `[N]`, booleans; the others are reported at
         their clean points, as if the attack had failed. By default all.
+      include_misclassified: Attack those too that are misclassified on the clean input.
+        They are broken anyway; but only so does `report.reached` count every target
+        that can be reached.
       batch_size: Examples at a time, on all devices together; by default 128 on CPUs, 512 a
         device elsewhere.
       stop_early: False runs every attack to its end on every example, so that losses
@@ -93,59 +106,70 @@ def evaluate(
     x, y = _collect(x, y)
     _checks.check_attack(attack)
     key = _checks.check_key(attack, key)
-    x, y = _checks.check_inputs(x, y, threat)
+    threat = _threat_rows.as_threat(threat)
     _check_examples(x, y, groups=groups, among=among)
-    _check_options(threat, len(y), stop_early, individually)
+    x, y = _checks.check_inputs(x, y, threat, losses.LABELS, xp=np)
+    if individually and not stop_early:
+        raise ValueError(
+            "individually=True runs the parts of an attack one by one, stop_early=False "
+            "runs it as a whole: choose one of them."
+        )
     _processes.check_path("state_file", state_file, mesh)
-    _check_target(attack, target)
-    target = y if target is None else jax.tree.map(jnp.asarray, target)
     _checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
     placing = Placing(mesh)
     if batch_size is None:
         batch_size = default_batch_size(x.shape[0], placing.num_devices)
     size = _check_batch_size(batch_size, placing.num_devices)
+    attack = _batch.as_pytree(attack)
+    target = None if target is None else jax.tree.map(np.asarray, target)
+    stages = _stages.of(attack, keys, y, target, threat, is_queued=stop_early)
+    _check_target(stages, y, target, among)
     rows, _ = next(_forward.batches(np.arange(x.shape[0]), size))
     logits_fn = as_pytree(logits_fn, x[rows]) or logits_fn
-    attack = _batch.as_pytree(attack)
-    _check_model(logits_fn, x[rows], y[rows], y, target)
-    x, y, target = jax.tree.map(np.asarray, (x, y, target))
-    problem = _forward.prepare(logits_fn, threat, x, target, placing, size)
+    _check_model(logits_fn, x[rows], y)
+    problem = _forward.prepare(logits_fn, threat, x, y, placing, size)
     _model_checks.check_finite_logits(problem.logits)
-    stages = _stages.of(attack, problem, keys, is_queued=stop_early)
+    _stages.check(stages, problem, size)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
     key_data = None if key is None else jax.random.key_data(key)
-    chosen = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
-    digest = fingerprint(
-        problem, settings, (y, chosen, key_data, stop_early, individually)
+    among = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
+    chosen = among.copy()
+    if not include_misclassified and (len(stages) > 1 or stages[0].is_queued):
+        chosen &= problem.is_correct
+    file = StateFile(
+        state_file,
+        fingerprint(problem, settings, (target, chosen, key_data, individually)),
+        save_every,
     )
-    file = StateFile(state_file, digest, save_every)
-    total, alone = _stages.run(
+    found, alone = _stages.run(
         stages,
         problem,
-        y,
         chosen,
         size,
         file,
         individually=individually,
         progress=progress,
     )
-    figures = _forward.measure(problem, y, total.x_adv, size)
-    audit = _audit.audit(total.x_adv, x, figures["distance"], threat)
-    audit["logits_not_finite"] = int((~np.isfinite(figures["confidence_adv"])).sum())
-    audit["not_confirmed"] = total.counts["not_confirmed"]
+    figures = _forward.measure(problem, found.x_adv, size)
+    audit = _audit.audit(found.x_adv, x, figures["distance"], threat)
+    audit["logits_not_finite"] = int((~figures.pop("is_number")).sum())
+    audit["not_confirmed"] = found.counts["not_confirmed"]
+    _audit.warn_of_violations(audit)
+    is_classes = isinstance(target, np.ndarray) and target.shape == y.shape
     report = Report(
         y=y,
         groups=None if groups is None else np.asarray(groups),
+        target=target if is_classes else None,
         num_classes=problem.logits.shape[1],
         attacks=tuple(stage.name for stage in stages),
         papers=papers(tuple(stage.attack for stage in stages), threat),
-        broken_by=total.broken_by,
+        broken_by=found.broken_by,
         broken_alone=alone if individually else None,
-        cost=_stages.cost(stages, total, len(x)),
+        cost=_stages.cost(stages, found, len(x)),
         audit=audit,
         settings=settings,
-        x_adv=total.x_adv,
+        x_adv=found.x_adv,
         **figures,
     )
     file.remove()
@@ -170,44 +194,42 @@ def _collect(x: Any, y: Any) -> tuple[Any, Any]:
     return np.concatenate(xs), np.concatenate(ys)
 
 
-def _check_examples(x: Array, y: Array, **one_each: Any) -> None:
-    if x.shape[0] == 0:
+def _check_examples(x: Any, y: Any, **one_each: Any) -> None:
+    if not np.ndim(x) or not len(x):
         raise ValueError("x holds no examples: there is nothing to evaluate.")
-    if y.ndim != 1:
+    if np.ndim(y) != 1:
+        advice = "y[:, 0]" if np.shape(y)[1:] == (1,) else "y.argmax(-1) if one-hot"
         raise ValueError(
-            f"y has shape {y.shape}; accuracy needs labels [N]: for one-hot labels pass "
-            "y.argmax(-1). What the attack's loss takes instead of labels is passed as "
-            "target=."
+            f"y has shape {np.shape(y)}; accuracy needs labels [N]: pass {advice}. What "
+            "the attack's loss takes instead of labels is passed as target=. A model that "
+            "does not choose one class (regression, several labels, pixels) is attacked by "
+            "the attack itself, attack(logits_fn, x, y, threat=threat, key=key)."
         )
     for name, values in one_each.items():
-        if values is not None and np.shape(values) != y.shape:
+        if values is not None and np.shape(values) != np.shape(y):
             raise ValueError(
                 f"{name} has shape {np.shape(values)}; one value for each of the "
                 f"{len(y)} examples is needed, shape ({len(y)},)."
             )
 
 
-def _check_target(attack: Any, target: Any) -> None:
-    if target is None and isinstance(getattr(attack, "loss", None), losses.Targeted):
-        raise ValueError(
-            f"{attack!r} has a targeted loss: pass the target classes as target=; y stays "
-            "the true labels, from which accuracy is counted."
-        )
-
-
-def _check_options(
-    threat: Any, count: int, stop_early: bool, individually: bool
-) -> None:
-    if np.shape(threat.eps) not in ((), (count,)):
-        raise ValueError(
-            f"eps has shape {np.shape(threat.eps)}; one radius, or one for each of the "
-            f"{count} examples is needed."
-        )
-    if individually and not stop_early:
-        raise ValueError(
-            "individually=True runs the parts of an attack one by one, stop_early=False "
-            "runs it as a whole: choose one of them."
-        )
+def _check_target(stages: list, y: np.ndarray, target: Any, among: Any) -> None:
+    """Check what attacks take that do not take labels."""
+    for stage in stages:
+        if stage.y is not target:
+            continue
+        kind = items.takes(stage.attack)
+        _labels.check(target, len(y), kind)
+        classes = {losses.TARGETS: target, losses.PAIR: target[1]}.get(kind)
+        if classes is None:
+            continue
+        is_own = (classes == y) & (True if among is None else np.asarray(among, bool))
+        if is_own.any():
+            raise ValueError(
+                f"target is the label itself for {is_own.sum()} of {len(y)} examples, "
+                "which no attack can lead there: leave them out, or pass "
+                "among=(target != y)."
+            )
 
 
 def default_batch_size(num_examples: int, num_devices: int) -> int:
@@ -228,16 +250,16 @@ def _check_batch_size(batch_size: int, num_devices: int) -> int:
     return batch_size
 
 
-def _check_model(logits_fn: LogitsFn, x: Array, y_x: Array, y: Array, target) -> None:
+def _check_model(logits_fn: LogitsFn, x: np.ndarray, y: np.ndarray) -> None:
     with _model_checks.explain_model_errors(x):
         logits = _forward.logits(logits_fn, x)
-    _model_checks.check_logits(logits, y_x)
+    # The labels of all, the shape of a batch.
+    labels = np.resize(y, len(x))
+    _model_checks.check_logits(logits, labels, losses.LABELS)
+    _labels.check_range(y, logits.shape[1])
     with _model_checks.explain_model_errors():
         _model_checks.check_not_probabilities(logits)
-        for labels in (y, *(target if isinstance(target, tuple) else (target,))):
-            _checks.check_labels(labels, len(y))
-            _checks.check_label_range(labels, logits.shape[1])
-        copies = jnp.broadcast_to(x[:1], x.shape)
+        copies = np.broadcast_to(x[:1], x.shape)
         # All of them: dropout with a mask for each position spares the first.
         _model_checks.check_training_mode(
             _forward.logits(logits_fn, copies), logits[:1]

@@ -57,6 +57,7 @@ class Report:
       broken_alone: Which examples each attack broke by itself `[num_attacks, N]`; None
         unless the attacks were run individually.
       groups: Number of each example's group `[N]`, or None.
+      target: The class that each example was to reach `[N]`, or None.
       papers: Keys of the papers to cite.
 
     Example:
@@ -84,6 +85,7 @@ class Report:
     broken_by: np.ndarray
     broken_alone: np.ndarray | None = None
     groups: np.ndarray | None = None
+    target: np.ndarray | None = None
     papers: tuple[str, ...] = ()
 
     @property
@@ -115,6 +117,11 @@ class Report:
         """
         return float((self.predicted_adv == self.y).mean())
 
+    @property
+    def reached(self) -> np.ndarray | None:
+        """Whether each example is classified as its target under attack `[N]`, or None."""
+        return None if self.target is None else self.predicted_adv == self.target
+
     def summary(self) -> dict[str, Any]:
         """Return every figure of the report as JSON-compatible values."""
         count = len(self.y)
@@ -125,8 +132,11 @@ class Report:
             "robust_accuracy": self.robust_accuracy,
             "robust_interval": wilson(int(self.is_robust.sum()), count),
             "adversarial_accuracy": self.adversarial_accuracy,
-            "mean_loss": float(self.loss.mean()),
-            "mean_loss_adv": float(self.loss_adv.mean()),
+            "targets_reached": None
+            if self.reached is None
+            else float(self.reached.mean()),
+            "mean_loss": _mean(self.loss),
+            "mean_loss_adv": _mean(self.loss_adv),
             "distance_mean": float(self.distance.mean()),
             "distance_max": float(self.distance.max()),
             "per_class": self.per_class(),
@@ -248,7 +258,7 @@ class Report:
             f"examples  {len(self.y)}",
             f"clean     {_percent(self.clean_accuracy, figures['clean_interval'])}",
             f"robust    {_percent(self.robust_accuracy, figures['robust_interval'])}",
-            f"loss      {self.loss.mean():.4f} clean, {self.loss_adv.mean():.4f} attacked",
+            f"loss      {_mean(self.loss):.4f} clean, {_mean(self.loss_adv):.4f} attacked",
             f"distance  mean {self.distance.mean():.4g}, max {self.distance.max():.4g}",
         ]
         if self.cost:
@@ -270,6 +280,12 @@ class Report:
         for name, rows in (("class", self.per_class()), ("group", self.per_group())):
             lines += _columns(name, rows)
         return "\n".join(lines)
+
+
+def _mean(values: np.ndarray) -> float:
+    """Return the mean of those that are finite: not of logits that are not numbers."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else 0.0
 
 
 def _measured(settings: dict[str, Any]) -> str:

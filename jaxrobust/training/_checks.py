@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxrobust import _batch, _model_checks
+from jaxrobust import _batch, _labels, _model_checks, losses
 from jaxrobust import _checks as _host_checks
+from jaxrobust.attacks import items
 from jaxrobust.training import objectives
 
 # Of inputs in [0, 1], some will be brighter.
@@ -54,9 +55,9 @@ def check_model(
     batch = jax.ShapeDtypeStruct(augmented.shape, jnp.float32)
     with _model_checks.explain_model_errors(batch):
         logits = jax.eval_shape(logits_fn, batch)
-    _model_checks.check_logits(logits, y[: len(x)])
+    _model_checks.check_logits(logits, y[: len(x)], losses.LABELS)
     for labels in (y, *([] if validation is None else [validation[1]])):
-        _host_checks.check_label_range(labels, logits.shape[1])
+        _labels.check_range(labels, logits.shape[1])
 
 
 def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, Any]:
@@ -177,6 +178,9 @@ def check_validation(validation: Any, attack: Any, threat: Any) -> None:
             "validation_attack needs the examples to attack and what is allowed: give "
             "validation=(x_val, y_val) and threat=..., or no validation_attack."
         )
+    if attack is not None:
+        _host_checks.check_attack(attack)
+        items.check_takes_labels(attack, "validation_attack")
 
 
 def check_steps(done: int, num_steps: int) -> None:

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrobust import _checks, _pytree, losses
+from jaxrobust import _checks, _logits, _pytree, _threat_rows, losses
 from jaxrobust._repr import concise
+from jaxrobust.attacks import items
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -80,7 +81,7 @@ class Adversarial:
                     "step: call the objective with step=step, as jr.training.fit does."
                 )
             eps = threat.eps * self.eps_schedule(step)
-            threat = dataclasses.replace(threat, eps=eps)
+            threat = threat.with_eps(eps)
         x_adv = self.attack(attacked_fn, x, y, threat=threat, key=key)
         # Danskin: the gradient of the maximum is the gradient at the maximiser, held fixed.
         return _risk(self.loss, trained_fn(jax.lax.stop_gradient(x_adv)), y)
@@ -141,13 +142,13 @@ def adversarial(
       1.313
     """
     _checks.check_attack(attack)
-    _checks.check_threat(threat)
+    items.check_takes_labels(attack, "adversarial(attack)")
     _checks.check_loss(loss)
-    return Adversarial(attack, threat, loss, eps_schedule)
+    return Adversarial(attack, _threat_rows.as_threat(threat), loss, eps_schedule)
 
 
 def _risk(loss: Loss, logits: Array, y: Array) -> tuple[Array, dict[str, Array]]:
-    logits = logits.astype(jnp.float32)
+    logits = _logits.wide(logits)
     mean = jnp.mean(loss(logits, y))
-    accuracy = jnp.mean(jnp.argmax(logits, -1) == y, dtype=jnp.float32)
+    accuracy = jnp.mean(_logits.predict(logits) == y, dtype=jnp.float32)
     return mean, {"loss": mean, "accuracy": accuracy}

@@ -14,6 +14,7 @@ import optax
 from flax import nnx
 from jax.tree_util import Partial
 
+from jaxrobust import _logits
 from jaxrobust._placing import Placing
 from jaxrobust.convolution import fast_convolutions
 from jaxrobust.types import Attack, LogitsFn, Objective, Threat
@@ -216,12 +217,12 @@ def make_validate(
         index = jnp.minimum(index, num_examples - 1)
         x, y = to_unit(x[index], scale), y[index]
         model = logits_fn(views.eval, weights)
-        is_correct = is_counted & (model(x).argmax(-1) == y)
+        is_correct = is_counted & (_logits.predict(model(x)) == y)
         counts = {"val_clean": is_correct.sum()}
         if attack is not None and threat is not None:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
             x_adv = attack(model, x, y, threat=threat, key=keys)
-            is_robust = is_correct & (model(x_adv).argmax(-1) == y)
+            is_robust = is_correct & (_logits.predict(model(x_adv)) == y)
             counts["val_robust"] = is_robust.sum()
         return counts
 

@@ -1,0 +1,83 @@
+"""What a loss takes as `y`, and when an attack that maximises it has reached its goal."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust import _logits
+from jaxrobust.types import Loss
+
+_F = TypeVar("_F", bound=Callable)
+
+# What the `y` of a loss may be.
+LABELS = "labels"  # integers [B], the classes to leave
+TARGETS = "targets"  # integers [B], the classes to reach
+PAIR = "labels and targets"  # a tuple of both
+LOGITS = "clean logits"  # [B, C]
+VALUES = "values"  # floats [B, ...]
+MULTI_HOT = "multi-hot labels"  # [B, C], 0 or 1
+POSITIONS = "labels of positions"  # integers [B, ...], one for each pixel or token
+ANYTHING = "anything"  # a loss that does not say
+
+
+def declares(kind: str) -> Callable[[_F], _F]:
+    """Say what the `y` of a loss is."""
+
+    def declare(loss: _F) -> _F:
+        vars(loss)["takes"] = kind
+        return loss
+
+    return declare
+
+
+def takes(loss: Loss) -> str:
+    """Return what a loss says that its `y` is; a plain function takes "anything".
+
+    Args:
+      loss: The loss. One of your own says it by an attribute, `my_loss.takes = "targets"`.
+
+    Returns:
+      One of the constants of this module, such as `LABELS`.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> print(takes(jr.losses.margin), takes(jr.losses.kl))
+      labels clean logits
+    """
+    return getattr(loss, "takes", ANYTHING)
+
+
+def is_success(loss: Loss, logits: jax.Array, y: Any) -> jax.Array:
+    """Return whether the attack that maximises `loss` has reached its goal, `[B]`.
+
+    The goal is a wrong class; the target class for losses that take targets; any wrong
+    label for multi-hot ones. Where `y` holds no labels (`kl`, `squared_error`) there is
+    nothing to reach. Logits that are not numbers are not the label either: broken.
+
+    Args:
+      loss: The loss.
+      logits: `[B, C]`.
+      y: What the loss takes as `y`.
+
+    Returns:
+      `[B]` booleans.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxrobust.losses import margin
+      >>> print(is_success(margin, jnp.array([[1.0, 3.0]]), jnp.array([1])))
+      [False]
+    """
+    kind = takes(loss)
+    if kind == TARGETS:
+        return _logits.predict(logits) == y
+    if kind == MULTI_HOT:
+        is_wrong = jnp.any((logits > 0) != (y > 0), -1)
+        return is_wrong | ~_logits.is_number(logits)
+    labels = y[0] if isinstance(y, tuple) else y
+    is_labels = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
+    if kind not in (LABELS, PAIR, ANYTHING) or not is_labels:
+        return ~_logits.is_number(logits)
+    return _logits.predict(logits) != labels
