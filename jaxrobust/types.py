@@ -32,7 +32,8 @@ class Loss(Protocol):
 
     `y` is what the loss says that it takes, by an attribute `takes` (one of the constants
     in `jaxrobust.losses`): labels `[B]` for most, targets `[B]`, the clean logits
-    `[B, C]` for `kl`, a pair of labels and targets for `dlr_targeted`. One without it takes anything.
+    `[B, C]` for `kl`, a pair of labels and targets for `dlr_targeted`. One without it
+    takes anything.
     """
 
     def __call__(self, logits: Array, y: Any, /) -> Array: ...

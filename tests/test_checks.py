@@ -138,7 +138,7 @@ def test_an_error_of_the_loss_is_not_the_models():
 
 @pytest.mark.parametrize("attack", [jr.PGD, jr.APGD, jr.Square, jr.FGSM, jr.SPSA])
 def test_a_loss_by_its_name(attack):
-    with pytest.raises(TypeError, match=r"loss='dlr' is no function"):
+    with pytest.raises(TypeError, match=r"loss='dlr' is not a function"):
         attack(loss="dlr")
 
 
@@ -154,15 +154,15 @@ def test_a_loss_by_its_name(attack):
         ({"x": X[:, 0]}, ValueError, r"one example pass x\[None\]"),
         ({"y": Y + 1}, ValueError, r"labels from 1 to 3.*0..2"),
         ({"y": Y - 1}, ValueError, r"labels from -1 to 1"),
-        ({"y": Y.astype("float32")}, TypeError, r"float32; labels are integers"),
+        ({"y": Y.astype("float32")}, TypeError, r"float32.*integer labels"),
         ({"y": Y[:3]}, ValueError, r"shape \(3,\).*4 examples"),
-        ({"y": jnp.eye(3, dtype=int)[Y]}, ValueError, r"one-hot.*argmax"),
+        ({"y": jnp.eye(3, dtype=int)[Y]}, ValueError, r"one-hot|argmax"),
         (
             {"y": jnp.eye(3)[Y]},
             (TypeError, ValueError),
-            r"one-hot labels pass y.argmax",
+            r"(?i)y.argmax\(-1\).*one-hot",
         ),
-        ({"x": jnp.ones((3, 3)), "y": Y[0]}, ValueError, r"shape \(\).*x\[None\]"),
+        ({"x": jnp.ones((3, 3)), "y": Y[0]}, ValueError, r"shape \(\).*\[None\]"),
         ({"fn": lambda x: (x, x)}, TypeError, r"returned a tuple.*model\(x\)\[0\]"),
         ({"fn": lambda x: np.maximum(x, 0)}, ValueError, r"traced by JAX.*jax.numpy"),
         ({"fn": lambda x: x if x.max() > 1 else -x}, ValueError, r"traced.*jnp.where"),

@@ -198,7 +198,9 @@ def _check_examples(x: Any, y: Any, **one_each: Any) -> None:
     if not np.ndim(x) or not len(x):
         raise ValueError("x holds no examples: there is nothing to evaluate.")
     if np.ndim(y) != 1:
-        advice = "y[:, 0]" if np.shape(y)[1:] == (1,) else "y.argmax(-1) if one-hot"
+        advice = "y.argmax(-1) for one-hot labels, x[None], y[None] for one example"
+        if np.shape(y)[1:] == (1,):
+            advice = "y[:, 0]"
         raise ValueError(
             f"y has shape {np.shape(y)}; accuracy needs labels [N]: pass {advice}. What "
             "the attack's loss takes instead of labels is passed as target=. A model that "

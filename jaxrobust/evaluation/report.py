@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.evaluation import _pictures
+from jaxrobust.evaluation import _audit, _pictures
 from jaxrobust.evaluation._papers import bibtex
 from jaxrobust.evaluation.intervals import wilson
 
@@ -273,10 +273,10 @@ class Report:
                     f"{100 * row['robust_accuracy_after']:6.2f}%   "
                     f"({row['new_breaks']} broken)"
                 )
-        failures = ("outside_ball", "outside_bounds", "outside_mask")
-        failures += ("not_finite", "logits_not_finite")
-        if any(self.audit.get(name) for name in failures):
-            lines.append(f"AUDIT     {self.audit}")
+        if violations := _audit.violations(self.audit):
+            lines.append(f"AUDIT     NOT VALID: points {', '.join(violations)}")
+        if count := self.audit.get("logits_not_finite"):
+            lines.append(f"note      {count} predictions are not numbers: broken")
         for name, rows in (("class", self.per_class()), ("group", self.per_group())):
             lines += _columns(name, rows)
         return "\n".join(lines)

@@ -45,12 +45,13 @@ def test_attacked_logits_that_are_not_finite_are_reported():
 
     report = evaluate(fragile, stop_early=False)
     assert report.audit["logits_not_finite"] > 0
-    assert "AUDIT" in str(report)
+    assert report.robust_accuracy == 0
+    assert "not numbers" in str(report)
 
 
 def test_targeted_loss_without_targets():
     attack = jr.FGSM(loss=jr.losses.targeted(jr.losses.cross_entropy))
-    with pytest.raises(ValueError, match="pass the target classes as target="):
+    with pytest.raises(ValueError, match=r"takes targets.*pass them as target="):
         evaluate(lambda x: x, attack)
     assert evaluate(lambda x: x, attack, target=1 - Y).clean_accuracy == 0.5
 
@@ -81,7 +82,7 @@ def test_linear_worst_case_of_numpy_arrays():
 
 @pytest.mark.parametrize("attack", [THREAT, jr.PGD, "pgd"])
 def test_what_is_no_attack(attack):
-    with pytest.raises(TypeError, match="is no attack: pass one such as"):
+    with pytest.raises(TypeError, match="is not an attack: pass one such as"):
         evaluate(lambda x: x, attack)
 
 
@@ -91,7 +92,7 @@ def test_what_is_no_threat(threat):
         jr.FGSM(),
         lambda *args, **kw: jr.evaluate(*args, attack=jr.FGSM(), **kw),
     ):
-        with pytest.raises(TypeError, match="is no threat: pass the ball"):
+        with pytest.raises(TypeError, match="is not a threat: pass the ball"):
             call(lambda x: x, X, Y, threat=threat)
 
 
