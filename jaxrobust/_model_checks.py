@@ -35,12 +35,34 @@ _NOT_TRACEABLE = (
 
 def check_callable(logits_fn: Any) -> None:
     """Raise where something else was passed as a model."""
+    module = _module_of(logits_fn)
+    if module:
+        raise TypeError(f"logits_fn is a {module}")
     if not callable(logits_fn):
         model = "logits_fn.best" if hasattr(logits_fn, "best") else "model"
         raise TypeError(
             f"logits_fn is a {type(logits_fn).__name__}; a function [B, ...] -> [B, C] is "
             f"needed: pass jr.models.logits_fn({model}) for Flax NNX."
         )
+
+
+# What is callable and not a function of inputs, by the module that its class comes from.
+_MODULES = {
+    "torch": "module of PyTorch, which JAX cannot differentiate: load its weights into a "
+    "JAX network, or attack it by its outputs alone, jr.Square or jr.SPSA through "
+    "jax.pure_callback.",
+    "flax.linen": "Linen module, which has no weights of its own: pass lambda x: "
+    "model.apply(variables, x, train=False).",
+}
+
+
+def _module_of(logits_fn: Any) -> str | None:
+    """Return what to say of a model of another framework."""
+    names = [f"{kind.__module__}." for kind in type(logits_fn).__mro__]
+    for name, text in _MODULES.items():
+        if any(n.startswith(f"{name}.") for n in names):
+            return text
+    return None
 
 
 def check_logits(logits: Any, y: Any, takes: str) -> None:
@@ -132,6 +154,8 @@ def check_finite_logits(logits: np.ndarray) -> None:
 
 def check_not_probabilities(logits: jax.Array) -> None:
     """Warn if a few rows of logits, [B, C], are probabilities."""
+    if logits.ndim != 2:
+        return
     values = np.asarray(logits.astype(jnp.float32))
     sums = values.sum(axis=1)
     if len(values) and values.min() >= 0 and np.all(np.abs(sums - 1) < 1e-4):

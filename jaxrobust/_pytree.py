@@ -5,6 +5,8 @@ from typing import Any, TypeVar, cast
 
 import jax
 
+from jaxrobust import _arguments
+
 T = TypeVar("T")
 
 
@@ -51,4 +53,4 @@ def register(cls: type[T]) -> type[T]:
         return value
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    return cls
+    return _arguments.explained(cls, list(dataclasses.fields(cast(Any, cls))))

@@ -73,7 +73,10 @@ class Threat(Protocol):
         ...
 
     def steepest(self, grad: Array, x: Array, step_size: Any) -> Array:
-        """Return the `delta` of norm at most `step_size` that maximises <grad, delta>."""
+        """Return the `delta` of norm at most `step_size` that maximises <grad, delta>.
+
+        `step_size` is a scalar or `[B]`, as `eps`.
+        """
         ...
 
     def sample(self, keys: Array, x: Array) -> Array:
