@@ -11,7 +11,7 @@ from jaxrobust._repr import concise
 from jaxrobust.attacks import _call, items
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.wrappers import better_of, nothing_yet
-from jaxrobust.types import Array, LogitsFn, Threat
+from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
 @_pytree.register
@@ -65,6 +65,11 @@ class Targets:
     def takes(self) -> str:
         """What `y` is: labels."""
         return losses.LABELS
+
+    @property
+    def goal(self) -> Loss:
+        """The loss by which results are compared: any wrong class counts."""
+        return losses.margin
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
         """Return the attack, with what it is given as `y`."""

@@ -70,7 +70,7 @@ class Restarts:
     @property
     def goal(self) -> Loss:
         """The loss by which results are compared."""
-        return self.loss or items.loss_of(self.attack) or losses.margin
+        return self.loss or items.goal(self.attack)
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
         """Return the attack, with what it is given as `y`."""

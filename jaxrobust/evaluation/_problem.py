@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _threat_rows, losses
+from jaxrobust import _threat_rows
 from jaxrobust._placing import Placing
 from jaxrobust.attacks import items
 
@@ -147,11 +147,6 @@ class Stage:
     y: Any
     goal: Any
     goal_y: Any
-
-    @property
-    def is_label_goal(self) -> bool:
-        """Whether the goal is any class but the label, as the report counts it."""
-        return losses.takes(self.goal) in (losses.LABELS, losses.PAIR)
 
     @property
     def inner(self) -> Any:

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust import _batch
+from jaxrobust import _batch, _logits, losses
 from jaxrobust.attacks import items
 from jaxrobust.convolution import fast_convolutions
 from jaxrobust.evaluation._problem import Found, Points, Problem, Stage
@@ -120,17 +120,35 @@ def _round(
     is_over = is_broken | (steps >= stage.inner.num_evaluations)
     is_over &= slots.is_taken
     if is_over.any():
-        _record(problem, slots, points, is_over, is_broken)
+        is_broken = is_broken | _record(
+            stage, problem, slots, points, is_over, is_broken
+        )
         _seat(stage, problem, slots, is_over, is_broken)
 
 
-def _record(problem, slots: Slots, points: Points, is_over, is_broken) -> None:
-    """Keep the points of the items that have ended."""
+def _record(
+    stage, problem, slots: Slots, points: Points, is_over, is_broken
+) -> np.ndarray:
+    """Keep the points of the items that have ended; return which of them are broken."""
     state = slots.state
-    best, loss = problem.placing.fetch((state.best, getattr(state, "best_loss", None)))
-    if loss is None:
-        loss = np.full(len(slots.rows), -np.inf, np.float32)
+    if hasattr(state, "best_loss"):
+        best, loss = problem.placing.fetch((state.best, state.best_loss))
+    else:  # what it returns, it has not looked at: FAB's nearest point, projected
+        rows = np.maximum(slots.rows, 0)
+        y = jax.tree.map(lambda leaf: leaf[rows], stage.goal_y)
+        y = problem.placing.spread(y)
+        judged = _look(problem.logits_fn, state.best, y, goal=stage.goal)
+        best, loss, is_wrong = problem.placing.fetch((state.best, *judged))
+        is_broken = is_broken | (is_wrong & is_over)
     points.put(slots.rows[is_over], best[is_over], loss[is_over], is_broken[is_over])
+    return is_broken
+
+
+@functools.partial(jax.jit, static_argnames="goal")
+def _look(logits_fn, x_adv, y, *, goal):
+    """Return the loss of points and whether they reach the goal."""
+    logits = _logits.wide(logits_fn(x_adv))
+    return goal(logits, y), losses.is_success(goal, logits, y)
 
 
 def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:

@@ -45,16 +45,13 @@ def of(
       is_queued: Whether examples may leave as soon as they are broken.
     """
     split = getattr(attack, "stages", None)
-    if split is None or not is_queued:
-        parts: Any = ((repr(attack), attack),)
-    else:
-        parts = split(threat=threat)
+    is_split = split is not None and is_queued
+    parts: Any = split(threat=threat) if is_split else ((repr(attack), attack),)
     stages = []
     for number, (name, part) in enumerate(parts):
         can_be = is_queued and _problem.can_be_queued(part)
-        own = keys
-        if keys is not None and len(parts) > 1:
-            own = _batch.fold_in(keys, number)
+        is_drawn = is_split and keys is not None  # part k draws from fold_in(key, k)
+        own = _batch.fold_in(keys, number) if is_drawn else keys
         stages.append(Stage(part, number, name, own, can_be, *_given(part, y, target)))
     _check_target_is_used(attack, stages, target)
     return stages
@@ -192,32 +189,28 @@ def _conclude(
 ) -> np.ndarray:
     """Classify the stage's points once more and take over what they are worth.
 
-    Close to the boundary the program of a step and that of a forward pass may disagree,
-    by rounding. Otherwise such an example would be robust in the report although the
-    later attacks had left it out. Points that miss another goal than the report's (a
-    target, say) may still be wrong.
+    All of them: one that misses another goal than the report's (a target, say) may be wrong
+    all the same. And close to the boundary the program of a step and that of a forward pass
+    may disagree, by rounding; such an example stays open for the later attacks.
 
     Returns:
       Which of `rows` are classified wrongly.
     """
+    if not len(rows):
+        return np.zeros(0, bool)
     points, found = saved.points, saved.found
-    claimed = points.is_broken[rows]
-    worth = np.full(len(rows), NOTHING, np.int8)
-    asked = np.flatnonzero(claimed if stage.is_label_goal else np.ones(len(rows), bool))
-    if len(asked):
-        chosen = rows[asked]
-        y = jax.tree.map(lambda leaf: leaf[chosen], stage.goal_y)
-        batch = (points.x_adv[chosen], y, problem.y[chosen])
+    y = jax.tree.map(lambda leaf: leaf[rows], stage.goal_y)
+    batch = (points.x_adv[rows], y, problem.y[rows])
 
-        def judge(batch):
-            return _judge(problem.logits_fn, *batch, goal=stage.goal)
+    def judge(batch):
+        return _judge(problem.logits_fn, *batch, goal=stage.goal)
 
-        is_reached, is_wrong = _forward.over_batches(
-            judge, batch, problem.placing, size
-        )
-        worth[asked] = np.where(is_reached, REACHED, np.where(is_wrong, WRONG, NOTHING))
-        found.counts["not_confirmed"] += int((claimed[asked] & ~is_reached).sum())
-    found.take(points, rows, worth, stage.number)
+    judged = _forward.over_batches(judge, batch, problem.placing, size)
+    is_reached, is_wrong = judged
+    worth = np.where(is_reached, REACHED, np.where(is_wrong, WRONG, NOTHING))
+    found.counts["not_confirmed"] += int((points.is_broken[rows] & ~is_reached).sum())
+    found.count(Cost(0, 1), -(-len(rows) // size) * size, len(rows))
+    found.take(points, rows, worth.astype(np.int8), stage.number)
     return worth > NOTHING
 
 
