@@ -46,9 +46,10 @@ class Square:
 
     Where it differs from the implementation in AutoAttack: every example has its own
     windows; the last row and column are reached too; where a square does not fit, the
-    window becomes a rectangle of the same area; `L2` and `L1` move mass within each channel
-    (as the paper does); points are projected exactly on ball and bounds; the first query is
-    one of `num_queries`, not one more.
+    window becomes a rectangle of the same area; `L2` moves mass within each channel (as the
+    paper does), `L1` perturbations shorter than eps are scaled up to it; points are
+    projected exactly on ball and bounds; the first query is one of `num_queries`, not one
+    more.
 
     Args:
       num_queries: Evaluations of the model for each example.

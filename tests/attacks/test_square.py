@@ -105,7 +105,7 @@ def test_bump(p):
 
 def test_start_of_linf_is_stripes():
     """Each column and channel is moved by +eps or -eps as a whole."""
-    x = jnp.full((6, 4, 5, 2), 0.5)
+    x = jnp.full((6, 7, 5, 2), 0.5)
     keys = jax.random.split(jax.random.key(0), 6)
     attack = jr.Square()
     state = attack.init(x, jnp.zeros(6, int), threat=jr.Linf(0.25), keys=keys)
@@ -136,7 +136,7 @@ def test_start_of_l2_and_l1_is_five_by_five_tiles(p, length):
     assert np.isclose(np.abs(np.asarray(tiles) ** p).sum(), 50)  # nothing elsewhere
 
 
-@pytest.mark.parametrize("p, channels", [(2, 2), (1, 1), (1, 2), (1, 3)])
+@pytest.mark.parametrize("p, channels", [(2, 2), (1, 3)])
 def test_moving_mass(p, channels):
     """What two windows and the unused budget held is in the first; the rest stays.
 
@@ -145,8 +145,8 @@ def test_moving_mass(p, channels):
     key, shape, eps = jax.random.key(3), (8, 9, channels), 2.0
     delta = np.array(jax.random.normal(jax.random.key(1), shape))
     delta *= 1.5 / (np.abs(delta) ** p).sum() ** (1 / p)  # 0.5 of eps unused
-    moved = windows.move_mass(key, jnp.float32(0.1), jnp.asarray(delta), eps, p)
-    moved = np.asarray(moved)
+    move = jax.jit(windows.move_mass, static_argnums=4)
+    moved = np.asarray(move(key, jnp.float32(0.1), jnp.asarray(delta), eps, p))
     changed = (moved != delta).any(-1)
     emptied = changed & (moved == 0).all(-1)
     # p h w = 7.2: two windows of 3 x 3, which overlap here or do not.
@@ -186,7 +186,7 @@ def test_linf_proposals_change_one_window():
 def test_l1_is_as_strong_as_the_reference():
     """On a linear model of three channels, where mass has to change its channel.
 
-    Without the factor of `move_mass` 0.48 of the optimum is reached here instead of 0.69.
+    Of the optimum 70% is reached, by the reference 61%; 21% if every window keeps its mass.
     """
     eps, num_queries, num_examples = 3.0, 400, 6
     rng = np.random.default_rng(0)
@@ -215,7 +215,7 @@ def test_l1_is_as_strong_as_the_reference():
             lambda x: np.sum(x * weights) - 1000, example, eps, num_queries, generator
         )
         expected.append(np.sum((found - example) * weights))
-    # The mean of six has a standard error of 3%.
+    # The shares of the optimum differ by 0.26 from example to example.
     assert reached.mean() > 0.9 * np.mean(expected)
 
 
