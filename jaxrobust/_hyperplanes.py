@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import threats
 from jaxrobust.types import Array
 
 # Coordinates whose slope is this much smaller than the largest one are left alone: their
@@ -52,16 +51,18 @@ def nearest_l1(w: jax.Array, gain: jax.Array, low: jax.Array, high: jax.Array):
 
 def geometry_of(threat: Any) -> tuple[Callable[..., Array], float]:
     """Return the projection onto a hyperplane and the order of the dual norm."""
-    for kind, nearest, dual_order in (
-        (threats.Linf, nearest_linf, 1),
-        (threats.L2, nearest_l2, 2),
-        (threats.L1, nearest_l1, jnp.inf),
+    order = getattr(threat, "order", None)
+    for known, nearest, dual_order in (
+        (jnp.inf, nearest_linf, 1),
+        (2, nearest_l2, 2),
+        (1, nearest_l1, jnp.inf),
     ):
-        if isinstance(threat, kind):
+        if order == known:
             return nearest, dual_order
     raise TypeError(
-        f"Projections onto hyperplanes are known in the norms of Linf, L2 and L1, not "
-        f"for threat={threat!r}: use another attack, e.g. PGD."
+        "Projections onto hyperplanes are known in the norms l_inf, l_2 and l_1, "
+        f"threat.order = inf, 2 or 1, not for threat={threat!r} of order={order!r}: use "
+        "another attack, e.g. PGD."
     )
 
 

@@ -13,22 +13,10 @@ import numpy as np
 
 from jaxrobust.types import Array
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]  # (H, W, C)
 
 
-def image_shape(shape: tuple[int, ...]) -> Shape:
-    """Return how an example is seen: as an image `[H, W, C]`.
-
-    A vector `[d]` is one row of d pixels, a signal `[T, C]` one row of T pixels; of more
-    than three axes the leading ones are rows.
-    """
-    if len(shape) == 1:
-        return 1, shape[0], 1
-    rows = int(np.prod(shape[:-2]))
-    return rows, shape[-2], shape[-1]
-
-
-def sides(fraction: Array, shape: tuple[int, ...]) -> tuple[Array, Array]:
+def sides(fraction: Array, shape: Shape) -> tuple[Array, Array]:
     """Return height and width of the window that covers a fraction of the pixels.
 
     A square where it fits (the paper); where an image is too narrow for it, all of that
@@ -151,7 +139,9 @@ def move_mass(key: Array, fraction: Array, delta: Array, eps: Array, p: int) -> 
 
     Algorithm 3: the first window gets its old content + a bump of random sign, scaled in
     each channel to the mass of both windows and a share of what is left of eps^p; the
-    second gets zero.
+    second gets zero. For l_1 it gets as many times more as there are channels (as in the
+    reference implementation): the projection takes the excess from all coordinates of the
+    image alike, so that mass can go from one channel to another, to few large coordinates.
     """
     shape = delta.shape
     uniform = jax.random.uniform(key, (5 + shape[2],))
@@ -171,7 +161,8 @@ def move_mass(key: Array, fraction: Array, delta: Array, eps: Array, p: int) -> 
 
     unused = jnp.maximum(eps**p - mass(delta, p, axis=(0, 1, 2)), 0)
     moved = mass(jnp.where(first | second, delta, 0), p)
-    new = direction * (unused / shape[2] + moved) ** (1 / p)
+    excess = shape[2] if p == 1 else 1
+    new = direction * (excess * (unused / shape[2] + moved)) ** (1 / p)
     return jnp.where(first, new, jnp.where(second, 0, delta))
 
 

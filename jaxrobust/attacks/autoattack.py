@@ -5,14 +5,14 @@ from typing import Any
 
 from jaxrobust import _pytree, losses
 from jaxrobust._repr import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks import _call, _layout
 from jaxrobust.attacks.apgd import APGD
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.fab import FAB
 from jaxrobust.attacks.square import Square
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.attacks.wrappers import Restarts, WorstOf
-from jaxrobust.threats import L1, L2
+from jaxrobust.threats import L2
 from jaxrobust.types import Array, LogitsFn, Threat
 
 VERSIONS = ("standard", "plus", "rand")
@@ -27,9 +27,10 @@ class AutoAttack:
 
     Args:
       version: "standard", "plus" or "rand".
+      channel_axis: The axis of the batch that holds the channels, see `Square`.
 
     Raises:
-      ValueError: If there is no such version.
+      ValueError: If there is no such version or axis.
 
     Example:
       >>> print(AutoAttack().cost)
@@ -37,6 +38,9 @@ class AutoAttack:
     """
 
     version: str = dataclasses.field(default="standard", metadata={"static": True})
+    channel_axis: _layout.ChannelAxis = dataclasses.field(
+        default="auto", metadata={"static": True}
+    )
 
     __repr__ = concise
 
@@ -45,6 +49,7 @@ class AutoAttack:
             raise ValueError(
                 f"autoattack({self.version!r}): choose one of {', '.join(VERSIONS)}."
             )
+        _layout.check(self.channel_axis, "autoattack")
 
     @property
     def needs_key(self) -> bool:
@@ -69,7 +74,8 @@ class AutoAttack:
         Args:
           threat: `Linf`, `L2` or `L1`; the l1 version has more restarts, fewer targets.
         """
-        is_l1 = isinstance(threat, L1)
+        is_l1 = threat.order == 1
+        square = Square(channel_axis=self.channel_axis)
         dlr, targeted = losses.dlr, losses.dlr_targeted
         apgd_t = Targets(APGD(loss=targeted), 5 if is_l1 else 9)
         fab_t = Targets(FAB(targeted=True), 9)
@@ -82,7 +88,7 @@ class AutoAttack:
                 # The first run starts at x, the other four do not.
                 ("FAB", FAB()),
                 ("FAB restarts", Restarts(FAB(random_start=True), 4)),
-                ("Square", Square()),
+                ("Square", square),
                 ("APGD-T", apgd_t),
                 ("FAB-T", fab_t),
             )
@@ -90,7 +96,7 @@ class AutoAttack:
             ("APGD-CE", Restarts(APGD(), 5) if is_l1 else APGD()),
             ("APGD-T", apgd_t),
             ("FAB-T", fab_t),
-            ("Square", Square()),
+            ("Square", square),
         )
 
     @property
@@ -121,7 +127,9 @@ class AutoAttack:
         return WorstOf(tuple(attack for _, attack in self.stages(threat=threat)))
 
 
-def autoattack(version: str = "standard") -> AutoAttack:
+def autoattack(
+    version: str = "standard", *, channel_axis: _layout.ChannelAxis = "auto"
+) -> AutoAttack:
     """Return AutoAttack, the standard evaluation of robust classifiers.
 
     Croce & Hein 2020, arXiv:2003.01690; l1: Croce & Hein 2021, arXiv:2103.01208. Orders,
@@ -136,13 +144,17 @@ def autoattack(version: str = "standard") -> AutoAttack:
 
     Args:
       version: "standard", "plus" or "rand".
+      channel_axis: The axis of the batch that holds the channels, for Square: -1 for
+        `[B, H, W, C]`, 1 for `[B, C, H, W]`, None without channels. "auto" finds up to 4
+        channels in the first or the last axis and refuses other images, see `Square`.
 
     Returns:
       An attack; `jr.evaluate(logits_fn, x, y, attack=jr.autoattack(), ...)` runs its
       parts on what the earlier ones have left.
 
     Raises:
-      ValueError: If there is no such version.
+      ValueError: If there is no such version; by the attack, if `channel_axis` is not an
+        axis of `x`, or "auto" and the shape of `x` ambiguous.
 
     Example:
       >>> import jaxrobust as jr
@@ -153,4 +165,4 @@ def autoattack(version: str = "standard") -> AutoAttack:
       FAB-T Targets(FAB(targeted=True))
       Square Square()
     """
-    return AutoAttack(version)
+    return AutoAttack(version, channel_axis)

@@ -1,6 +1,7 @@
 """The Square attack: random search with square windows, without gradients."""
 
 import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,10 @@ from jax.typing import ArrayLike
 
 from jaxrobust import _batch, _checks, _pytree, losses
 from jaxrobust._repr import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks import _call, _layout
 from jaxrobust.attacks import _square_windows as windows
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import is_better
-from jaxrobust.threats import L1, L2
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -39,14 +39,17 @@ class Square:
     arXiv:2103.01208. Needs the outputs of the model only, so that masked gradients do not
     stop it. An example that is broken stays as it is.
 
-    Inputs are images `[B, H, W, C]`. A vector `[B, d]` is one row of d pixels, a signal
-    `[B, T, C]` one row of T: windows are segments.
+    Inputs are images, channels last or first. A vector `[B, d]` is one row of d pixels, a
+    signal `[B, T, C]` one row of T: windows are segments. Where the shape does not show
+    which axis holds the channels, `channel_axis` must say it. Both layouts give the same,
+    for `L2` and `L1` up to the rounding of sums.
 
     Where it differs from the implementation in AutoAttack: every example has its own
     windows; the last row and column are reached too; where a square does not fit, the
-    window becomes a rectangle of the same area; `L2` and `L1` move mass within each channel
-    (as the paper does); points are projected exactly on ball and bounds; the first query is
-    one of `num_queries`, not one more.
+    window becomes a rectangle of the same area; `L2` moves mass within each channel (as the
+    paper does), `L1` perturbations shorter than eps are scaled up to it; points are
+    projected exactly on ball and bounds; the first query is one of `num_queries`, not one
+    more.
 
     Args:
       num_queries: Evaluations of the model for each example.
@@ -54,9 +57,15 @@ class Square:
       loss: Per-example loss to maximise; `jr.losses.targeted(loss)` takes `y` as target.
       rescale_schedule: Shrink the windows by the fraction of `num_queries` that is used,
         instead of by their number, as the paper does. AutoAttack does not.
+      channel_axis: The axis of the batch that holds the channels: -1 for `[B, H, W, C]`, 1
+        for `[B, C, H, W]`, None if every axis is one of pixels (`[B, H, W]`). "auto": the
+        first or the last axis of an example, where it has at most 4 entries and the other
+        more; none of a vector. Other shapes are refused.
 
     Raises:
-      ValueError: If `num_queries` is below 1 or `p_init` outside (0, 1].
+      ValueError: If `num_queries` is below 1, `p_init` outside (0, 1], `channel_axis` no
+        axis of `x`, or "auto" and the shape of `x` ambiguous.
+      TypeError: If the order of the threat is not inf, 2 or 1.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
@@ -72,11 +81,15 @@ class Square:
     p_init: ArrayLike = 0.8
     loss: Loss = dataclasses.field(default=losses.margin, metadata={"static": True})
     rescale_schedule: bool = dataclasses.field(default=False, metadata={"static": True})
+    channel_axis: _layout.ChannelAxis = dataclasses.field(
+        default="auto", metadata={"static": True}
+    )
 
     __repr__ = concise
 
     def __post_init__(self):
         _checks.check_loss(self.loss)
+        _layout.check(self.channel_axis, "Square")
         _check(self)
 
     @property
@@ -123,7 +136,7 @@ class Square:
     def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
         """Return the state whose first proposal is random stripes; evaluates nothing."""
         assert keys is not None  # __call__ has said so
-        start = _start(_batch.fold_in(keys, 0), x, threat)
+        start = self._start(_batch.fold_in(keys, 0), x, threat)
         zero = _batch.zeros(x)
         return State(
             x=x,
@@ -151,7 +164,7 @@ class Square:
         # `init` has used 0.
         keys = jax.vmap(jax.random.fold_in)(state.keys, state.step + 1)
         fraction = self.fraction(state.step)
-        drawn = _next(keys, fraction, state.best, state.x, threat)
+        drawn = self._next(keys, fraction, state.best, state.x, threat)
         return state._replace(
             proposal=_batch.where(state.best_success, state.best, drawn),
             step=state.step + 1,
@@ -178,6 +191,38 @@ class Square:
         # floor(10000 step / n) > limit, solved for the whole number `step`.
         return [-(-(limit + 1) * self.num_queries // 10_000) - 1 for limit in limits]
 
+    def _start(self, keys: Array, x: Array, threat: Threat) -> Array:
+        """Return the first proposals: stripes of +-eps for l_inf, tiles of bumps else."""
+        p, axis = _norm(threat), _layout.channels_of(x.shape, self.channel_axis)
+        shape = _layout.to_images(x, axis).shape
+        if p is None:
+            signs = jax.vmap(lambda key: windows.stripes(key, shape[1:]))(keys)
+            signs = _layout.from_images(jnp.broadcast_to(signs, shape), x.shape, axis)
+            delta = _batch.expand(threat.eps, x) * signs
+        else:
+            tiles = jax.vmap(lambda key: windows.tiles(key, shape[1:], p))(keys)
+            delta = _fill(_layout.from_images(tiles, x.shape, axis), p, threat)
+        return threat.project((_wide(x) + delta).astype(x.dtype), x)
+
+    def _next(self, keys, fraction: Array, best: Array, x: Array, threat) -> Array:
+        """Return the next proposals, each a change of the best point in a window."""
+        p, axis = _norm(threat), _layout.channels_of(x.shape, self.channel_axis)
+        delta = _layout.to_images(_wide(best) - _wide(x), axis)
+        if p is None:
+            shape = delta.shape[1:]
+            signs = jax.vmap(lambda k, f: windows.square(k, f, shape))(keys, fraction)
+            signs = _layout.from_images(signs, x.shape, axis)
+            # From -eps to eps and back: the projection takes what is too much.
+            moved = _wide(best) + 2 * _batch.expand(threat.eps, x) * signs
+        else:
+            eps = jnp.broadcast_to(jnp.asarray(threat.eps, delta.dtype), len(x))
+            delta = jax.vmap(windows.move_mass, (0, 0, 0, 0, None))(
+                keys, fraction, delta, eps, p
+            )
+            delta = _layout.from_images(delta, x.shape, axis)
+            moved = _wide(x) + _fill(delta, p, threat)
+        return threat.project(moved.astype(x.dtype), x)
+
 
 def square(
     logits_fn: LogitsFn,
@@ -195,12 +240,13 @@ def square(
 
     Args:
       logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-      x: Clean inputs `[B, H, W, C]`, or of another shape, see `Square`.
+      x: Clean inputs, images `[B, H, W, C]` or `[B, C, H, W]`, or others, see `Square`.
       y: Labels `[B]`, or what the loss takes.
       threat: The threat model.
       key: A typed PRNG key.
       num_restarts: Independent runs, of which the best result is kept.
-      **settings: The fields of `Square`: num_queries, p_init, loss, rescale_schedule.
+      **settings: The fields of `Square`: num_queries, p_init, loss, rescale_schedule,
+        channel_axis.
 
     Returns:
       `x_adv [B, ...]`.
@@ -220,38 +266,6 @@ def square(
     return attack(logits_fn, x, y, threat=threat, key=key)
 
 
-def _start(keys: Array, x: Array, threat: Threat) -> Array:
-    """Return the first proposals: stripes of +-eps for l_inf, tiles of bumps else."""
-    shape, p, wide = windows.image_shape(x.shape[1:]), _norm(threat), _wide(x)
-    if p is None:
-        draw = jax.vmap(lambda key: windows.stripes(key, shape))(keys)
-        stripes = jnp.broadcast_to(draw, (len(x), *shape)).reshape(x.shape)
-        moved = wide + _batch.expand(threat.eps, x) * stripes
-    else:
-        delta = jax.vmap(lambda key: windows.tiles(key, shape, p))(keys)
-        moved = wide + _fill(delta.reshape(x.shape), p, threat)
-    return threat.project(moved.astype(x.dtype), x)
-
-
-def _next(keys: Array, fraction: Array, best: Array, x: Array, threat: Threat) -> Array:
-    """Return the next proposals, each a change of the best point in a window."""
-    shape, p, wide = windows.image_shape(x.shape[1:]), _norm(threat), _wide(x)
-    if p is None:
-        squares = jax.vmap(lambda k, f: windows.square(k, f, shape))(keys, fraction)
-        # From -eps to eps and back: the projection takes what is too much.
-        moved = _wide(best) + 2 * _batch.expand(threat.eps, x) * squares.reshape(
-            x.shape
-        )
-    else:
-        delta = (_wide(best) - wide).reshape(len(x), *shape)
-        eps = jnp.broadcast_to(jnp.asarray(threat.eps, wide.dtype), len(x))
-        delta = jax.vmap(windows.move_mass, (0, 0, 0, 0, None))(
-            keys, fraction, delta, eps, p
-        )
-        moved = wide + _fill(delta.reshape(x.shape), p, threat)
-    return threat.project(moved.astype(x.dtype), x)
-
-
 def _fill(delta: Array, p: int, threat: Threat) -> Array:
     """Scale what the mask leaves of `delta` to fill the ball.
 
@@ -267,7 +281,15 @@ def _fill(delta: Array, p: int, threat: Threat) -> Array:
 
 def _norm(threat: Threat) -> int | None:
     """Return p where perturbations are bumps of a p-norm; None means l_inf."""
-    return 2 if isinstance(threat, L2) else 1 if isinstance(threat, L1) else None
+    order = getattr(threat, "order", None)
+    norms: dict[Any, int | None] = {math.inf: None, 2: 2, 1: 1}
+    if order not in norms:
+        raise TypeError(
+            "Square has windows for the norms l_inf, l_2 and l_1, threat.order = inf, 2 or "
+            f"1, not for threat={threat!r} of order={order!r}: use another attack, e.g. "
+            "SPSA."
+        )
+    return norms[order]
 
 
 def _wide(x: Array) -> Array:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 from typing import Any
 
 import numpy as np
@@ -290,7 +291,8 @@ def _mean(values: np.ndarray) -> float:
 
 def _measured(settings: dict[str, Any]) -> str:
     """Return RobustBench's name for a robust accuracy: AutoAttack's has its own."""
-    is_standard = settings.get("attack") == "AutoAttack()"
+    attack = str(settings.get("attack"))
+    is_standard = re.fullmatch(r"AutoAttack\((channel_axis=[^,]*)?\)", attack)
     return "autoattack_acc" if is_standard else "external"
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import jaxrobust as jr
 from jaxrobust.attacks import _square_windows as windows
+from tests.reference import square as reference
 
 
 def p_of_the_reference(step, num_queries, rescale):
@@ -62,20 +63,6 @@ def test_sides_of_long_images_keep_the_area():
     assert windows.sides(jnp.float32(0.01), (4, 100, 3)) == (2, 2)
 
 
-@pytest.mark.parametrize(
-    "shape, seen",
-    [
-        ((6,), (1, 6, 1)),
-        ((7, 2), (1, 7, 2)),
-        ((5, 9, 3), (5, 9, 3)),
-        ((2, 5, 9, 3), (10, 9, 3)),
-    ],
-)
-def test_image_shape(shape, seen):
-    """Vectors and signals are one row of pixels; further axes are rows."""
-    assert windows.image_shape(shape) == seen
-
-
 def test_every_place_is_drawn():
     """A window of 3 in 8 pixels starts at 0..5, the last place included."""
     starts = {-int(windows.place(u, 8, 3)[0]) for u in np.arange(0, 1, 1 / 64)}
@@ -118,7 +105,7 @@ def test_bump(p):
 
 def test_start_of_linf_is_stripes():
     """Each column and channel is moved by +eps or -eps as a whole."""
-    x = jnp.full((6, 4, 5, 2), 0.5)
+    x = jnp.full((6, 7, 5, 2), 0.5)
     keys = jax.random.split(jax.random.key(0), 6)
     attack = jr.Square()
     state = attack.init(x, jnp.zeros(6, int), threat=jr.Linf(0.25), keys=keys)
@@ -149,20 +136,26 @@ def test_start_of_l2_and_l1_is_five_by_five_tiles(p, length):
     assert np.isclose(np.abs(np.asarray(tiles) ** p).sum(), 50)  # nothing elsewhere
 
 
-@pytest.mark.parametrize("p", [1, 2])
-def test_moving_mass_conserves_it(p):
-    """What two windows and the unused budget held is in the first; the rest stays."""
-    key, shape, eps = jax.random.key(3), (8, 9, 2), 2.0
+@pytest.mark.parametrize("p, channels", [(2, 2), (1, 3)])
+def test_moving_mass(p, channels):
+    """What two windows and the unused budget held is in the first; the rest stays.
+
+    For l_1 that times the number of channels, as in the reference.
+    """
+    key, shape, eps = jax.random.key(3), (8, 9, channels), 2.0
     delta = np.array(jax.random.normal(jax.random.key(1), shape))
     delta *= 1.5 / (np.abs(delta) ** p).sum() ** (1 / p)  # 0.5 of eps unused
-    moved = windows.move_mass(key, jnp.float32(0.1), jnp.asarray(delta), eps, p)
-    moved = np.asarray(moved)
-    # float32 sums of 144 terms.
-    np.testing.assert_allclose((np.abs(moved) ** p).sum(), eps**p, rtol=1e-5)
+    move = jax.jit(windows.move_mass, static_argnums=4)
+    moved = np.asarray(move(key, jnp.float32(0.1), jnp.asarray(delta), eps, p))
     changed = (moved != delta).any(-1)
     emptied = changed & (moved == 0).all(-1)
     # p h w = 7.2: two windows of 3 x 3, which overlap here or do not.
     assert 9 <= changed.sum() <= 18 and emptied.sum() == changed.sum() - 9
+    held = (np.abs(delta[changed]) ** p).sum(0)
+    expected = held + (eps**p - 1.5**p) / channels
+    expected *= channels if p == 1 else 1
+    # float32 sums of 72 terms.
+    np.testing.assert_allclose((np.abs(moved[changed]) ** p).sum(0), expected, 1e-5)
 
 
 def test_linf_proposals_change_one_window():
@@ -190,6 +183,42 @@ def test_linf_proposals_change_one_window():
     assert set(starts) == set(range(8 - side + 1))  # per example, the last included
 
 
+def test_l1_is_as_strong_as_the_reference():
+    """On a linear model of three channels, where mass has to change its channel.
+
+    Of the optimum 70% is reached, by the reference 61%; 21% if every window keeps its mass.
+    """
+    eps, num_queries, num_examples = 3.0, 400, 6
+    rng = np.random.default_rng(0)
+    grid = np.arange(10) / 10
+    waves = [np.outer(np.cos(5 * grid + c), np.sin(4 * grid + 2 * c)) for c in range(3)]
+    weights = np.stack(waves) * np.array([1.0, 0.3, 0.1])[:, None, None]
+    x = rng.uniform(size=(num_examples, 3, 10, 10))
+
+    def model(x):
+        rise = jnp.einsum("bchw,chw->b", x, weights, precision="highest") - 1000
+        return jnp.stack([0 * rise, rise], -1)  # class 0 whatever the attack does
+
+    attack = jr.Square(num_queries=num_queries)
+    x_adv = attack(
+        model,
+        jnp.asarray(x, jnp.float32),
+        jnp.zeros(num_examples, int),
+        threat=jr.L1(eps),
+        key=jax.random.key(0),
+    )
+    reached = np.sum((np.asarray(x_adv, float) - x) * weights, (1, 2, 3))
+    expected = []
+    for i, example in enumerate(x):
+        generator = np.random.default_rng(i)
+        found = reference.attack(
+            lambda x: np.sum(x * weights) - 1000, example, eps, num_queries, generator
+        )
+        expected.append(np.sum((found - example) * weights))
+    # The shares of the optimum differ by 0.26 from example to example.
+    assert reached.mean() > 0.9 * np.mean(expected)
+
+
 @pytest.mark.parametrize(
     "shape, kind",
     [((7,), jr.L2), ((5, 9, 3), jr.L1), ((1,), jr.L1)]
@@ -198,12 +227,13 @@ def test_linf_proposals_change_one_window():
         for s, k in [
             ((5, 9, 3), jr.L2),
             ((2, 2, 1), jr.L2),
+            ((1, 1, 3), jr.L2),
             ((1,), jr.L2),
             ((2, 2, 1), jr.L1),
             ((7,), jr.L1),
         ]
     ]
-    + [((11, 2), jr.L2), ((5, 9, 3), jr.Linf), ((1,), jr.Linf)],
+    + [((11, 2), jr.L2), ((5, 9, 3), jr.Linf), ((1,), jr.Linf), ((1, 1, 3), jr.Linf)],
 )
 def test_any_shape(shape, kind):
     """Odd, narrow and tiny inputs: smaller windows, feasible points, no NaN."""
@@ -216,7 +246,7 @@ def test_any_shape(shape, kind):
         total = x.reshape(len(x), -1).sum(-1)
         return jnp.stack([10 + total, total**2], -1)  # not broken
 
-    attack = jr.Square(num_queries=6)
+    attack = jr.Square(num_queries=6, channel_axis="auto" if len(shape) < 3 else -1)
     x_adv = jax.jit(attack.run, static_argnums=0)(
         model, x, jnp.zeros(3, int), threat, keys
     )

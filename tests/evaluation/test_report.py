@@ -9,6 +9,7 @@ import pytest
 
 import jaxrobust as jr
 from jaxrobust.evaluation import _papers, _pictures
+from jaxrobust.evaluation.report import _measured
 
 Y = np.array([0, 0, 1, 1])
 # Correct and robust; correct and broken; wrong; wrong, but right under attack.
@@ -112,6 +113,18 @@ def test_papers(attack, threat, expected):
     keys = _papers.papers(attack, threat)
     assert set(keys) == expected | {"carlini2019"}
     assert all(f"{{{key}," in _papers.bibtex(keys) for key in keys)
+
+
+def test_autoattack_has_its_own_name_in_robustbench():
+    """Whatever the layout; other versions of it are attacks like any other."""
+
+    def names(attack):
+        return _measured({"attack": repr(attack)})
+
+    for axis in ("auto", None, -1, 1):
+        assert names(jr.autoattack(channel_axis=axis)) == "autoattack_acc"
+        assert names(jr.autoattack("plus", channel_axis=axis)) == "external"
+    assert names(jr.Square()) == _measured({}) == "external"
 
 
 def test_table():
