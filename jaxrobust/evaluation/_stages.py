@@ -73,6 +73,8 @@ def run(
             saved.alone[stage.number] = saved.found.broken_by == stage.number
             if individually:
                 saved.total.merge(saved.found, is_first=stage.number == 0)
+            left = (problem.logits.argmax(-1) == y) & (saved.total.broken_by == -1)
+            bar.end_stage(int(left.sum()), len(y))
             saved.number, saved.slots = stage.number + 1, None
             file.save(saved, problem)
     return saved.total, saved.alone
