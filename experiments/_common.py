@@ -1,5 +1,6 @@
 """What the experiments share: the terminal, provenance of results, files."""
 
+import _thread
 import contextlib
 import dataclasses
 import datetime
@@ -12,6 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -99,6 +101,7 @@ def friendly_errors(*, resumes: bool = True) -> Iterator[None]:
     Args:
       resumes: Whether the experiment saves what it has done; False: it begins again.
     """
+    hook, sys.unraisablehook = sys.unraisablehook, _not_lost
     try:
         yield
     except KeyboardInterrupt:
@@ -106,8 +109,11 @@ def friendly_errors(*, resumes: bool = True) -> Iterator[None]:
         what = goes_on if resumes else "begins again; nothing was saved"
         words = (word for word in sys.argv[1:] if word != "--restart")
         command = f"python -m {_module_name()} {shlex.join(words)}".strip()
-        print(f"\nstopped: the same command {what}\n    {command}", file=sys.stderr)
-        raise SystemExit(130) from None
+        text = f"\nstopped: the same command {what}\n    {command}"
+        print(text, file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        # At once: XLA's threads still compute, and the interpreter's end crashes on them.
+        os._exit(130)
     except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
         if os.environ.get("JAXROBUST_TRACEBACK"):
             raise
@@ -117,6 +123,19 @@ def friendly_errors(*, resumes: bool = True) -> Iterator[None]:
         print(f"error: {text}", file=sys.stderr)
         print("(JAXROBUST_TRACEBACK=1 shows where)", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        sys.unraisablehook = hook
+
+
+def _not_lost(unraisable: Any) -> None:
+    """Repeat a Ctrl-C that fell into a callback (of JAX, at garbage collection).
+
+    Python can only print what is raised there, and the experiment would go on.
+    """
+    if issubclass(unraisable.exc_type, KeyboardInterrupt):
+        threading.Timer(0.1, _thread.interrupt_main).start()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def new_table(title: str) -> rich.table.Table:

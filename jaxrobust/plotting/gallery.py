@@ -57,8 +57,13 @@ def gallery(
     clean = _check_inputs(np.asarray(x, np.float32), report.x_adv.shape)
     x_adv = np.asarray(report.x_adv, np.float32).reshape(clean.shape)
     chosen = _first_of_each_class(report.y) if index is None else np.asarray(index)
+    if not len(chosen):
+        raise ValueError("index is empty: there is no example to draw.")
+    across = len(chosen)
     if axes is None:
-        axes = _new_axes(len(chosen), is_signal=clean.ndim < 4)
+        # Rows of equal length: 10 examples are 5 and 5.
+        across = -(-len(chosen) // -(-len(chosen) // _IN_A_ROW))
+        axes = _new_axes(len(chosen), across, is_signal=clean.ndim < 4)
     axes = to_axes_array(axes, (3, len(chosen)))
     names = class_names or tuple(map(str, range(report.num_classes)))
     for column, i in zip(axes.T, chosen, strict=True):
@@ -70,7 +75,7 @@ def gallery(
             color = "black" if predicted == report.y[i] else COLORS["vermillion"]
             text = f"{names[predicted]}, {100 * confidence:.0f}%"
             ax.set_title(text, fontsize=9, color=color)
-    for column in axes.T[::_IN_A_ROW]:
+    for column in axes.T[::across]:
         for ax, name in zip(column, _ROWS, strict=True):
             ax.set_ylabel(name, fontsize=9)
     return axes
@@ -90,9 +95,8 @@ def _check_inputs(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     return x
 
 
-def _new_axes(num: int, *, is_signal: bool) -> np.ndarray:
-    """Return axes `[3, num]`, of rows of at most eight on a new figure."""
-    across = min(num, _IN_A_ROW)
+def _new_axes(num: int, across: int, *, is_signal: bool) -> np.ndarray:
+    """Return axes `[3, num]` on a new figure, `across` of them in a row."""
     blocks = -(-num // across)
     width, height = (2.2, 1.4) if is_signal else (1.4, 1.6)
     size = (width * across + 0.4, height * 3 * blocks)
@@ -135,8 +139,9 @@ def _draw_signals(column: Any, clean: Any, x_adv: Any) -> None:
     column[0].plot(clean, linewidth=1)
     column[1].plot(x_adv - clean, linewidth=1)
     column[2].plot(clean, color="0.75", linewidth=1)
-    column[2].set_prop_cycle(None)
-    column[2].plot(x_adv, linewidth=1)
+    drawn = column[2].plot(x_adv, linewidth=1)
+    for line, clean_line in zip(drawn, column[0].lines, strict=True):
+        line.set_color(clean_line.get_color())
     column[0].set_ylim(column[2].get_ylim())
     for ax in column:
         ax.tick_params(labelsize=6, length=2)

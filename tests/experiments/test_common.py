@@ -1,7 +1,9 @@
 """What the experiments share: the command line, messages, tables."""
 
 import io
+import os
 import sys
+import time
 
 import jax
 import numpy as np
@@ -59,7 +61,13 @@ def test_usage_is_what_one_types(module, capsys):
     assert f'_common.parse(Config, "{name}", __doc__' in source
 
 
-def test_ctrl_c(capsys, monkeypatch):
+@pytest.fixture
+def no_exit(monkeypatch):
+    """A command ends with `os._exit`, which would end the tests too."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+
+def test_ctrl_c(capsys, monkeypatch, no_exit):
     """What to type next, and the exit code of an interrupt."""
     monkeypatch.setattr(sys, "argv", ["x", "--eps", "0.1", "--restart", "--out", "a b"])
     for resumes, text in ((True, "goes on where it stopped"), (False, "begins again")):
@@ -72,6 +80,20 @@ def test_ctrl_c(capsys, monkeypatch):
         shown = capsys.readouterr().err
         assert text in shown
         assert shown.endswith(" --eps 0.1 --out 'a b'\n")  # not --restart once more
+
+
+def test_ctrl_c_in_a_callback_is_not_lost(no_exit):
+    """Python prints what a finaliser raises and goes on; JAX has such callbacks."""
+
+    class Callback:
+        def __del__(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop, _common.friendly_errors():
+        callback = Callback()
+        del callback
+        time.sleep(5)
+    assert stop.value.code == 130
 
 
 @pytest.mark.parametrize(
