@@ -1,6 +1,8 @@
 """Pictures of the experiments, drawn by `jaxrobust.plotting`."""
 
 import pathlib
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -9,16 +11,21 @@ matplotlib.use("Agg")  # pictures go to files; no display is needed
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments._common import Pictures, text_of
 from experiments.table import COLUMNS, LECTURE, ROWS
 from jaxrobust import plotting
 
+# Examples in a row of a gallery, three pictures each.
+_IN_A_ROW = 3
 COLORS = {
     row: plotting.COLORS[name]
     for row, name in zip(ROWS, ("blue", "orange", "vermillion"), strict=True)
 }
 
 
-def table_chart(result: dict[str, Any], path: pathlib.Path) -> None:
+def table_chart(
+    result: dict[str, Any], path: pathlib.Path, pictures: Pictures
+) -> list[pathlib.Path]:
     """Draw the table as bars with 95% intervals; the lecture's figures as ticks."""
 
     def label(row: str) -> str:
@@ -42,47 +49,63 @@ def table_chart(result: dict[str, Any], path: pathlib.Path) -> None:
         reference=lecture,
         reference_label="lecture",
     )
-    ax.set_title(
-        rf"{config['dataset']}, $\ell_\infty$, $\epsilon$ = {config['eps']:.3g}, "
+    figure: Any = ax.figure
+    figure.suptitle(
+        rf"{config['dataset']}, $\ell_\infty$, $\epsilon$ = {text_of(config['eps'])}, "
         f"{result['num_test']:,} test images"
     )
-    _save(ax, path)
+    return _save(figure, path, pictures)
 
 
-def chosen(data, num: int = 5) -> list[int]:
-    """Return the first test image of each of `num` classes."""
-    return [int(np.argmax(data.y_test == label)) for label in range(num)]
+def chosen(y: np.ndarray, num: int = 3) -> list[int]:
+    """Return the first example of each of the first `num` classes that occur."""
+    first = np.unique(y, return_index=True)[1]
+    return [int(i) for i in first[:num]]
 
 
 def gallery(
-    data,
-    reports: dict[str, Any],
+    reports: Mapping[str, Any],
+    x: np.ndarray,
     path: pathlib.Path,
+    pictures: Pictures,
     *,
     title: str,
-    num: int = 5,
-) -> None:
-    """Draw clean image, perturbation and adversarial image, a row for each report."""
-    size = (3.3 * num, 0.6 + 1.45 * len(reports))
+    class_names: tuple[str, ...] | None = None,
+    num: int = 3,
+) -> list[pathlib.Path]:
+    """Draw clean, perturbation and adversarial input of `num` examples of each report.
+
+    Three examples, nine pictures, stand in a row; others go below.
+    """
+    picked = {name: chosen(report.y, num) for name, report in reports.items()}
+    rows = [
+        (name if start == 0 else "", report, picked[name][start : start + _IN_A_ROW])
+        for name, report in reports.items()
+        for start in range(0, len(picked[name]), _IN_A_ROW)
+    ]
+    across = 3 * min(_IN_A_ROW, max(map(len, picked.values())))
+    size = (1.35 * across + 0.4, 0.7 + 1.6 * len(rows))
     with plt.rc_context(plotting.STYLE):
-        figure, axes = plt.subplots(len(reports), 3 * num, figsize=size, squeeze=False)
-    picked = chosen(data, num)
-    for row, (name, report) in zip(axes, reports.items(), strict=True):
+        figure, axes = plt.subplots(len(rows), across, figsize=size, squeeze=False)
+    for row, (name, report, index) in zip(axes, rows, strict=True):
+        for ax in row[3 * len(index) :]:
+            ax.set_axis_off()
         plotting.gallery(
             report,
-            data.images(data.x_test[: len(report.y)]),
-            index=picked,
-            class_names=data.class_names,
-            axes=row.reshape(num, 3).T,
+            x[: len(report.y)],
+            index=index,
+            class_names=class_names,
+            axes=row[: 3 * len(index)].reshape(len(index), 3).T,
         )
         for ax in row:
             ax.set_ylabel("")
         row[0].set_ylabel(name, fontsize=10)
-    figure.suptitle(title, fontsize=12)
-    figure.savefig(path, dpi=130)
+    figure.suptitle(textwrap.fill(title, round(11 * size[0])), fontsize=11)
+    return _save(figure, path, pictures)
+
+
+def _save(figure: Any, path: pathlib.Path, pictures: Pictures) -> list[pathlib.Path]:
+    with plt.rc_context(plotting.STYLE):
+        files = pictures.save(figure, path)
     plt.close(figure)
-
-
-def _save(ax: Any, path: pathlib.Path) -> None:
-    ax.figure.savefig(path, dpi=150)
-    plt.close(ax.figure)
+    return files

@@ -126,9 +126,9 @@ def evaluate(
     seed: int,
     split: Literal["train", "test"] = "test",
     num_examples: int | None = None,
-    target: int | None = None,
     batch_size: int | None = None,
     stop_early: bool = True,
+    progress: bool = True,
 ) -> jr.Report:
     """Evaluate on the first `num_examples` of a split; all by default."""
     x = getattr(data, f"x_{split}")[:num_examples]
@@ -137,10 +137,10 @@ def evaluate(
         jr.models.logits_fn(model),
         data.images(x),
         y,
-        target=None if target is None else np.full_like(y, target),
         attack=attack,
         threat=threat,
         key=jax.random.key(seed),
         batch_size=batch_size,
         stop_early=stop_early,
+        progress=progress,
     )

@@ -1,6 +1,6 @@
 """Attack a saved model with any attack and threat, print the report, save the images.
 
-Command   python -m experiments.attack out/robustness_table/PGD/best --eps 0.2
+Command   python -m experiments.attack out/robustness_table/digits_0.2/PGD/best --eps 0.2
 
 Time      seconds on digits, minutes on MNIST
 
@@ -11,11 +11,12 @@ import dataclasses
 import pathlib
 from typing import Any, Literal
 
+import jax
 import numpy as np
 import tyro
 
 import jaxrobust as jr
-from experiments import _common, _training
+from experiments import _common, _examples
 
 LOSSES = {
     "cross_entropy": jr.losses.cross_entropy,
@@ -29,7 +30,7 @@ class Config:
     """Attack a checkpoint."""
 
     checkpoint: tyro.conf.Positional[pathlib.Path]
-    """Directory that training has written, such as out/robustness_table/PGD/best."""
+    """Directory that training has written, such as the --out of an experiment, PGD/best."""
     eps: _common.Number
     """Radius of the ball, in the units of the data: images are in [0, 1]."""
     threat: Literal["linf", "l2", "l1"] = "linf"
@@ -51,6 +52,8 @@ class Config:
     """Make every image this class; default: any wrong class."""
     dataset: str | None = None
     """Default: the one that the model was trained on."""
+    data: pathlib.Path | None = None
+    """Own examples instead: an .npz file with x [N, ...], floats, and y [N], integers."""
     data_dir: pathlib.Path | None = None
     """Where tensorflow-datasets keeps its data; default: TFDS_DATA_DIR."""
     num_test: int | None = None
@@ -58,6 +61,8 @@ class Config:
     batch_size: int | None = None
     seed: int = 0
     out: pathlib.Path = pathlib.Path("out/attack")
+    """Directory of the results; those of an earlier attack are replaced."""
+    pictures: tyro.conf.OmitArgPrefixes[_common.Pictures] = _common.PICTURES
 
 
 def build_attack(config: Config) -> Any:
@@ -85,23 +90,20 @@ def build_attack(config: Config) -> Any:
 def main(config: Config) -> jr.Report:
     """Run the attack; returns the report."""
     jr.training.prepare_out(config.out)
+    provenance = _common.provenance()
     attack = build_attack(config)
     model, metadata = jr.training.load_checkpoint(config.checkpoint)
-    name = config.dataset or metadata.get("dataset")
-    if name is None:
-        raise ValueError(
-            f"{config.checkpoint} does not say which data set it was trained on: give "
-            "--dataset."
-        )
-    data = jr.data.load(name, data_dir=config.data_dir).subset(None, config.num_test)
+    examples = _examples.of_checkpoint(config, metadata)
     bounds = None if config.unbounded else (0.0, 1.0)
-    report = _training.evaluate(
-        model,
-        data,
+    target = None if config.target is None else np.full_like(examples.y, config.target)
+    report = jr.evaluate(
+        jr.models.logits_fn(model),
+        examples.x,
+        examples.y,
+        target=target,
         attack=attack,
         threat=_common.THREATS[config.threat](config.eps, bounds=bounds),
-        seed=config.seed,
-        target=config.target,
+        key=jax.random.key(config.seed),
         batch_size=config.batch_size,
     )
     print(report)
@@ -112,19 +114,37 @@ def main(config: Config) -> jr.Report:
             f"target    class {config.target} reached for {100 * reached:.2f}% of the "
             "correct examples of other classes"
         )
-    report.save(config.out)
-    _common.write_json(config.out / "provenance.json", _common.provenance())
-    _draw(data, report, config.out / "adversarial.png")
-    print(f"wrote report.json, report.npz, adversarial.png to {config.out}")
+    title = f"{examples.name}, {_common.short(config.checkpoint)}"
+    report.save(config.out, title=title, **config.pictures.options())
+    _common.write_json(config.out / "provenance.json", provenance)
+    names = ["report.json", "report.npz"]
+    names += [path.name for path in _draw(config, examples, report, title)]
+    print(f"wrote {', '.join(names)} to {config.out}")
     return report
 
 
-def _draw(data, report: jr.Report, path: pathlib.Path) -> None:
+def _draw(
+    config: Config, examples, report: jr.Report, title: str
+) -> list[pathlib.Path]:
     from experiments import _pictures
 
-    _pictures.gallery(data, {"": report}, path, title="clean, perturbation, attacked")
+    if not 2 <= examples.x.ndim <= 4 or examples.x.shape[3:] not in ((), (1,), (3,)):
+        print(
+            f"no gallery: inputs {list(examples.x.shape[1:])} are no image, no signal"
+        )
+        return []
+    return _pictures.gallery(
+        {"": report},
+        examples.x,
+        config.out / "adversarial",
+        config.pictures,
+        title=f"{title}: clean, perturbation, attacked by "
+        f"{report.settings['attack']}, {report.settings['threat']}",
+        class_names=examples.class_names,
+        num=6,
+    )
 
 
 if __name__ == "__main__":
-    with _common.friendly_errors():
-        main(tyro.cli(Config, description=__doc__))
+    with _common.friendly_errors(resumes=False):
+        main(_common.parse(Config, "attack", __doc__))

@@ -1,6 +1,6 @@
 """Evaluate a checkpoint with AutoAttack or another attack; a killed run resumes.
 
-Command   python -m experiments.evaluate out/robustness_table/PGD/best --eps 0.2
+Command   python -m experiments.evaluate out/robustness_table/digits_0.2/PGD/best --eps 0.2
 
 Time      a minute on digits; see experiments/results/ for MNIST
 
@@ -17,7 +17,7 @@ import jax
 import tyro
 
 import jaxrobust as jr
-from experiments import _common
+from experiments import _common, _examples, _runs
 
 ATTACKS = {
     "autoattack": jr.autoattack(),
@@ -37,7 +37,7 @@ class Config:
     """Evaluate a checkpoint."""
 
     checkpoint: tyro.conf.Positional[pathlib.Path]
-    """Directory that training has written, such as out/robustness_table/PGD/best."""
+    """Directory that training has written, such as the --out of an experiment, PGD/best."""
     eps: _common.Number
     """Radius of the ball, in the units of the data: images are in [0, 1]."""
     threat: Literal["linf", "l2", "l1"] = "linf"
@@ -48,6 +48,10 @@ class Config:
     """Run each attack on all examples, to see what it breaks alone."""
     dataset: str | None = None
     """Default: the one that the model was trained on."""
+    data: pathlib.Path | None = None
+    """Own examples instead: an .npz file with x [N, ...], floats, and y [N], integers."""
+    unbounded: bool = False
+    """Let the adversary leave [0, 1]."""
     data_dir: pathlib.Path | None = None
     """Where tensorflow-datasets keeps its data; default: TFDS_DATA_DIR."""
     num_test: int | None = None
@@ -56,49 +60,56 @@ class Config:
     seed: int = 0
     out: pathlib.Path = pathlib.Path("out/evaluate")
     """Directory of the results and of the state file; a killed run resumes there."""
+    restart: bool = False
+    """Throw away what a killed run has left in --out."""
     save_every: float = 60.0
     """Seconds between two savings of the state."""
+    pictures: tyro.conf.OmitArgPrefixes[_common.Pictures] = _common.PICTURES
 
 
 def main(config: Config) -> jr.Report:
     """Evaluate; returns the report."""
+    jr.training.prepare_out(config.out)
     model, metadata = jr.training.load_checkpoint(config.checkpoint)
-    name = config.dataset or metadata.get("dataset")
-    if name is None:
-        raise ValueError(
-            f"{config.checkpoint} does not say which data set it was trained on: give "
-            "--dataset."
-        )
-    data = jr.data.load(name, data_dir=config.data_dir).subset(None, config.num_test)
-    return run(config, jr.models.logits_fn(model), data, str(config.checkpoint))
+    examples = _examples.of_checkpoint(config, metadata)
+    bounds = None if config.unbounded else (0.0, 1.0)
+    threat = _common.THREATS[config.threat](config.eps, bounds=bounds)
+    name = str(config.checkpoint)
+    return run(config, jr.models.logits_fn(model), examples, threat, name)
 
 
-def run(config: Any, logits_fn: Any, data: Any, name: str) -> jr.Report:
-    """Evaluate a model on a test set, print and save the report."""
+def run(
+    config: Any, logits_fn: Any, examples: Any, threat: Any, name: str
+) -> jr.Report:
+    """Evaluate a model on examples, print and save the report."""
     if config.attack not in ATTACKS:
         raise ValueError(
             f"--attack {config.attack}: choose one of {', '.join(ATTACKS)}."
         )
-    jr.training.prepare_out(config.out)
+    state_file = config.out / "state.npz"
+    settings = _common.config_of(config) | {"model": name, "data": examples.name}
+    del settings["save_every"]  # may change between two sessions
+    _runs.claim(config.out, settings, restart=config.restart, state_file=state_file)
     provenance = _common.provenance()
     begin = time.monotonic()
     report = jr.evaluate(
         logits_fn,
-        data.images(data.x_test),
-        data.y_test,
+        examples.x,
+        examples.y,
         attack=ATTACKS[config.attack],
-        threat=_common.THREATS[config.threat](config.eps),
+        threat=threat,
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
         individually=config.individually,
-        state_file=config.out / "state.npz",
+        state_file=state_file,
         save_every=config.save_every,
     )
     seconds = round(time.monotonic() - begin, 1)
     print(report)
     print(f"time      {seconds} s in this run")
-    report.save(config.out)
-    record = report.robustbench(name, dataset=data.name)
+    title = f"{examples.name}, {_common.short(name)}"
+    report.save(config.out, title=title, **config.pictures.options())
+    record = report.robustbench(name, dataset=examples.name)
     _common.write_json(config.out / "robustbench.json", record)
     result = {
         "experiment": "evaluate",
@@ -115,4 +126,4 @@ def run(config: Any, logits_fn: Any, data: Any, name: str) -> jr.Report:
 
 if __name__ == "__main__":
     with _common.friendly_errors():
-        main(tyro.cli(Config, description=__doc__))
+        main(_common.parse(Config, "evaluate", __doc__))

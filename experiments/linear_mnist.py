@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import matplotlib
 import numpy as np
 import optax
-import rich.table
 import tyro
 
 import jaxrobust as jr
@@ -45,11 +44,12 @@ class Config:
     data_dir: pathlib.Path | None = None
     """Where tensorflow-datasets keeps its data; default: TFDS_DATA_DIR."""
     out: pathlib.Path = pathlib.Path("out/linear_mnist")
-    eps: float = 0.2
+    eps: _common.Number = 0.2
     num_seeds: int = 5
     num_epochs: int = 10
     batch_size: int = 100
     learning_rate: float = 1.0
+    pictures: tyro.conf.OmitArgPrefixes[_common.Pictures] = _common.PICTURES
 
 
 def logits_fn(params: dict, x: jax.Array) -> jax.Array:
@@ -147,7 +147,7 @@ def main(config: Config) -> dict:
     }
     _common.write_json(config.out / "linear_mnist.json", result)
     _print(result)
-    _save_growth(result, config.out / "growth.png")
+    _save_growth(result, config.out / "growth", config.pictures)
     return result
 
 
@@ -178,21 +178,14 @@ def measure_growth(
 
 
 def _print(result: dict) -> None:
-    table = rich.table.Table(
-        title=f"{result['config']['dataset']} 0 against 1, linear, l_inf, eps = "
+    table = _common.new_table(
+        f"{result['config']['dataset']} 0 against 1, linear, l_inf, eps = "
         f"{result['config']['eps']}: error in % on {result['num_test']:,} test images, "
         f"mean +- std of {result['config']['num_seeds']} seeds"
     )
-    for name in (
-        "training",
-        "clean",
-        "tutorial",
-        "gap",
-        "exact attack",
-        "tutorial",
-        "gap",
-    ):
-        table.add_column(name, justify="left" if name == "training" else "right")
+    for name in ("training", "clean", "tutorial", "gap", "exact", "tutorial", "gap"):
+        side = "left" if name == "training" else "right"
+        table.add_column(name, justify=side, no_wrap=True)
     for name, lecture in LECTURE.items():
         runs = [run for run in result["runs"] if run["training"] == name]
         cells = []
@@ -204,12 +197,10 @@ def _print(result: dict) -> None:
             cells += [f"{lecture[figure]:g}", f"{gap:+.2f}"]
         table.add_row(name, *cells)
     _common.console.print(table)
-    table = rich.table.Table(
-        title="The same pictures with more pixels, standard training"
-    )
-    columns = ("pixels", "mean |w.x + b|", "random signs", "worst case", "ratio")
-    for name in (*columns, "sqrt(pixels)", "exact error %"):
-        table.add_column(name, justify="right")
+    table = _common.new_table("The same pictures with more pixels, standard training")
+    columns = ("pixels", "|w.x + b|", "random signs", "worst case", "ratio")
+    for name in (*columns, "sqrt(pixels)", "exact"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in result["growth"]:
         ratio = row["shift"] / row["random_shift"]
         figures = (row["margin"], row["random_shift"], row["shift"], ratio)
@@ -217,8 +208,8 @@ def _print(result: dict) -> None:
         table.add_row(str(row["dimension"]), *(f"{v:.2f}" for v in figures))
     _common.console.print(table)
     _common.console.print(
-        "random signs: eps ||w||_2, the rms change of w.x under +-eps at random; "
-        "worst case: eps ||w||_1"
+        "|w.x + b|: its mean; random signs: eps ||w||_2, the rms change of w.x under "
+        "+-eps at random; worst case: eps ||w||_1; exact: error in % under it"
     )
 
 
@@ -266,17 +257,17 @@ def draw_growth(growth: list[dict[str, float]]) -> np.ndarray:
     return axes
 
 
-def _save_growth(result: dict, path: pathlib.Path) -> None:
+def _save_growth(result: dict, path: pathlib.Path, pictures: _common.Pictures) -> None:
     matplotlib.use("Agg")
     axes = draw_growth(result["growth"])
     axes[0].figure.suptitle(
         f"{result['config']['dataset']} 0 against 1, linear, "
         rf"$\epsilon$ = {result['config']['eps']}"
     )
-    axes[0].figure.savefig(path, dpi=150)
-    _common.console.print(f"wrote {path}")
+    for file in pictures.save(axes[0].figure, path):
+        _common.console.print(f"wrote {file}")
 
 
 if __name__ == "__main__":
-    with _common.friendly_errors():
-        main(tyro.cli(Config, description=__doc__))
+    with _common.friendly_errors(resumes=False):
+        main(_common.parse(Config, "linear_mnist", __doc__))

@@ -17,11 +17,10 @@ import pathlib
 import statistics
 from typing import Any
 
-import rich.table
 import tyro
 
 import jaxrobust as jr
-from experiments import _common, _training
+from experiments import _common, _runs, _training
 
 LECTURE = {
     "standard": {"clean": 1.1, "fgsm": 41.7},
@@ -47,17 +46,20 @@ class Config:
     """Where tensorflow-datasets keeps its data; default: TFDS_DATA_DIR."""
     out: pathlib.Path = pathlib.Path("out/mnist_fgsm")
     """Directory of checkpoints and results; a run that was stopped resumes there."""
+    restart: bool = False
+    """Throw away what an earlier run has left in --out."""
     num_seeds: int = 3
-    eps: float = 0.1
+    eps: _common.Number = 0.1
     num_train: int | None = None
     """Use the first so many training examples only."""
     num_test: int | None = None
     recipe: tyro.conf.OmitArgPrefixes[_training.Recipe] = RECIPE
+    pictures: tyro.conf.OmitArgPrefixes[_common.Pictures] = _common.PICTURES
 
 
 def main(config: Config) -> dict:
     """Run the experiment; returns what is written to `mnist_fgsm.json`."""
-    jr.training.prepare_out(config.out)
+    _runs.claim(config.out, _common.config_of(config), restart=config.restart)
     provenance = _common.provenance()
     data = jr.data.load(config.dataset, data_dir=config.data_dir)
     data = data.subset(config.num_train, config.num_test)
@@ -71,7 +73,7 @@ def main(config: Config) -> dict:
         for name, objective in objectives.items():
             out = config.out / f"{name}-seed{seed}"
             _common.console.print(f"[bold]{name} training[/], seed {seed}")
-            run = _run(data, config.recipe, objective, threat, seed, out)
+            run = _run(data, config, objective, threat, seed, out)
             runs.append({"training": name, "seed": seed} | run)
             _common.console.print(
                 f"  clean error {run['clean']:.2f}%, FGSM error {run['fgsm']:.2f}%"
@@ -92,9 +94,9 @@ def main(config: Config) -> dict:
     return result
 
 
-def _run(data, recipe, objective, threat, seed, out) -> dict[str, float]:
+def _run(data, config, objective, threat, seed, out) -> dict[str, float]:
     """Train one model; return its errors in percent and their generalisation gaps."""
-    model, seconds = _training.train(data, recipe, objective, seed=seed, out=out)
+    model, seconds = _training.train(data, config.recipe, objective, seed=seed, out=out)
     test, fit = (
         _training.evaluate(
             model,
@@ -107,7 +109,8 @@ def _run(data, recipe, objective, threat, seed, out) -> dict[str, float]:
         )
         for split in ("test", "train")
     )
-    test.save(out / "report")
+    title = f"{data.name}, {out.name}"
+    test.save(out / "report", title=title, **config.pictures.options())
     clean, fgsm = (
         100 * (1 - v) for v in (test.clean_accuracy, test.adversarial_accuracy)
     )
@@ -140,9 +143,10 @@ def print_table(result: dict) -> None:
         f"{result['config']['dataset']}, l_inf, eps = {result['config']['eps']}, error in "
         f"% on {result['num_test']:,} test images, mean +- std of {seeds} seeds"
     )
-    table = rich.table.Table(title=title)
+    table = _common.new_table(title)
     for column in ("training", "clean", "lecture", "gap", "FGSM", "lecture", "gap"):
-        table.add_column(column, justify="left" if column == "training" else "right")
+        side = "left" if column == "training" else "right"
+        table.add_column(column, justify=side, no_wrap=True)
     for name, figures in result["summary"].items():
         cells = [name]
         for figure in ("clean", "fgsm"):
@@ -161,4 +165,4 @@ def print_table(result: dict) -> None:
 
 if __name__ == "__main__":
     with _common.friendly_errors():
-        main(tyro.cli(Config, description=__doc__))
+        main(_common.parse(Config, "mnist_fgsm", __doc__))

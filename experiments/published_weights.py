@@ -26,7 +26,7 @@ import tyro
 from flax import nnx
 
 import jaxrobust as jr
-from experiments import _common, evaluate
+from experiments import _common, _examples, evaluate
 
 PUBLISHED = {"mnist_fast_adversarial_fgsm": {"clean": 98.50, "robust": 82.93}}
 
@@ -48,7 +48,10 @@ class Config:
     seed: int = 0
     out: pathlib.Path = pathlib.Path("out/published_weights")
     save_every: float = 60.0
+    restart: bool = False
+    """Throw away what a killed run has left in --out."""
     threat: Literal["linf", "l2", "l1"] = "linf"
+    pictures: tyro.conf.OmitArgPrefixes[_common.Pictures] = _common.PICTURES
 
 
 def load_weights(path: pathlib.Path) -> nnx.Module:
@@ -90,7 +93,9 @@ def main(config: Config) -> jr.Report:
     model = load_weights(config.weights)
     data = jr.data.load("mnist", data_dir=config.data_dir).subset(None, config.num_test)
     name = config.weights.stem
-    report = evaluate.run(config, jr.models.logits_fn(model), data, name)
+    threat = _common.THREATS[config.threat](config.eps)
+    examples = _examples.of_test_set(data)
+    report = evaluate.run(config, jr.models.logits_fn(model), examples, threat, name)
     is_whole = config.num_test is None and config.attack == "autoattack"
     if name in PUBLISHED and is_whole and (config.threat, config.eps) == ("linf", 0.3):
         for kind, figure in PUBLISHED[name].items():
@@ -101,4 +106,4 @@ def main(config: Config) -> jr.Report:
 
 if __name__ == "__main__":
     with _common.friendly_errors():
-        main(tyro.cli(Config, description=__doc__))
+        main(_common.parse(Config, "published_weights", __doc__))

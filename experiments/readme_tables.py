@@ -204,6 +204,13 @@ _TABLES = {
 
 def main() -> None:
     """Update the README, or with --check fail where it differs."""
+    unknown = [word for word in sys.argv[1:] if word != "--check"]
+    if unknown:
+        raise SystemExit(
+            "usage: python -m experiments.readme_tables [--check]\n\n"
+            f"Write the measured tables of the README; --check only compares. "
+            f"Nothing was done: {' '.join(unknown)} is none of its options."
+        )
     path = _ROOT / "README.md"
     before = path.read_text()
     after = update(before)

@@ -6,149 +6,57 @@ Command   python -m experiments.robustness_table                    (digits)
 
 Time      digits 1 to 2 minutes, mnist 10 to 40 minutes on 2 cores; cifar10 wants a GPU
 
+Out       out/robustness_table/digits_0.2: of each data set and eps its own, with the models
+          in standard/best, FGSM/best and PGD/best
+
 Expected  the pattern of Madry et al. 2018: standard training falls to PGD, FGSM training
           looks best under FGSM and falls to PGD, PGD training holds. The four statements
           of the lecture are checked and printed as confirmed or not by this run.
 """
 
-import dataclasses
 import functools
-import pathlib
 import time
-from typing import Any, Literal
+from typing import Any
 
 import optax
-import tyro
 
 import jaxrobust as jr
-from experiments import _common, _training, table
-
-DATASETS = Literal["digits", "mnist", "fashion_mnist", "cifar10"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """Train three models, attack each, print and draw the table, check its statements."""
-
-    dataset: DATASETS = "digits"
-    """Chooses the recipe: the defaults shown are those of this data set."""
-    data_dir: pathlib.Path | None = None
-    """Where tensorflow-datasets keeps its data; default: TFDS_DATA_DIR."""
-    out: pathlib.Path = pathlib.Path("out/robustness_table")
-    """Directory of checkpoints and results; a run that was stopped resumes there."""
-    seed: int = 0
-    eps: _common.Number = 0.3
-    """Radius of the l_inf ball; inputs are in [0, 1]."""
-    train_steps: int = 10
-    """PGD steps in training."""
-    train_rel_step_size: float = 0.25
-    """Length of each, in units of eps."""
-    eps_warmup: float = 0.5
-    """Share of adversarial training in which eps grows from 0; small networks need it."""
-    test_steps: int = 40
-    """PGD steps in evaluation."""
-    test_step_size: float = 0.01
-    test_restarts: int = 10
-    num_train: int | None = None
-    """Use the first so many training examples only."""
-    num_test: int | None = None
-    """Evaluate on the first so many test examples only."""
-    num_gap: int = 1000
-    """Examples of the training split on which the generalisation gaps are measured."""
-    batch_size_test: int | None = None
-    recipe: tyro.conf.OmitArgPrefixes[_training.Recipe] = dataclasses.field(
-        default_factory=_training.Recipe
-    )
-
-
-_MNIST = Config(
-    dataset="mnist",
-    recipe=_training.Recipe(
-        model="small_convnet",
-        num_epochs=10,
-        batch_size=100,
-        optimizer="adam",
-        learning_rate=5e-3,
-        num_validation=5000,
-    ),
-)
-RECIPES = {
-    "digits": Config(
-        dataset="digits",
-        eps=0.2,
-        test_step_size=0.02,
-        recipe=_training.Recipe(
-            model="small_convnet",
-            num_epochs=40,
-            batch_size=50,
-            optimizer="adam",
-            learning_rate=5e-3,
-            num_validation=200,
-        ),
-    ),
-    "mnist": _MNIST,
-    "fashion_mnist": dataclasses.replace(
-        _MNIST, dataset="fashion_mnist", eps=0.1, test_step_size=0.01
-    ),
-    # Rice et al. 2020, arXiv:2002.11569, shortened to 30 epochs as in Wong et al. 2020,
-    # arXiv:2001.03994; the attack in training is the lecture's 7 steps of 2/255.
-    "cifar10": Config(
-        dataset="cifar10",
-        eps=8 / 255,
-        train_steps=7,
-        eps_warmup=0.0,
-        test_steps=20,
-        test_step_size=2 / 255,
-        test_restarts=1,
-        recipe=_training.Recipe(
-            model="preact_resnet18",
-            num_epochs=30,
-            batch_size=128,
-            learning_rate=0.2,
-            weight_decay=5e-4,
-            augment=True,
-            num_validation=1000,
-        ),
-    ),
-}
+from experiments import _common, _runs, _training, table
+from experiments._recipes import RECIPES, Config
 
 
 def main(config: Config) -> dict[str, Any]:
     """Run the experiment; returns what is written to `table.json`."""
-    jr.training.prepare_out(config.out)
+    _runs.claim(config.directory, _common.config_of(config), restart=config.restart)
     provenance = _common.provenance()
     data = jr.data.load(config.dataset, data_dir=config.data_dir)
     data = data.subset(config.num_train, config.num_test)
     threat = jr.Linf(config.eps)
-    attacks = _attacks(config)
-    columns, reports, pictured = {}, {}, {}
+    attacks = {
+        "FGSM": jr.FGSM(),
+        "PGD": jr.Restarts(config.attack, config.test_restarts),
+    }
+    columns, pictured = {}, {}
     num_steps = config.recipe.num_steps(len(data.x_train))
     objectives = _objectives(config, threat, num_steps)
     for training, (objective, validation_attack) in objectives.items():
         _common.console.print(f"[bold]{training} training[/]")
-        out = config.out / training
         model, train_seconds = _training.train(
             data,
             config.recipe,
             objective,
             seed=config.seed,
-            out=out,
+            out=config.directory / training,
             validation_attack=validation_attack,
             threat=threat,
         )
         begin = time.monotonic()
-        reports[training] = {
-            name: _evaluate(config, model, data, attack, threat, f"{training}, {name}")
-            for name, attack in attacks.items()
-        }
-        for name, report in reports[training].items():
-            report.save(out / f"report_{name}")
+        reports = _reports(config, model, data, attacks, threat, training)
         pictured[f"{training}\ntraining"] = _pictured(
             config, model, data, attacks, threat
         )
-        gaps = _gaps(config, model, data, threat)
-        columns[training] = table.column(reports[training]) | {
-            "gaps": gaps,
+        columns[training] = table.column(reports) | {
+            "gaps": _gaps(config, model, data, threat),
             "train_seconds": train_seconds,
             "test_seconds": round(time.monotonic() - begin, 1),
         }
@@ -166,15 +74,10 @@ def main(config: Config) -> dict[str, Any]:
         ),
         **provenance,
     }
-    _common.write_json(config.out / "table.json", result)
+    _common.write_json(config.directory / "table.json", result)
     table.print_result(result)
     _draw(config, data, result, pictured)
     return result
-
-
-def _attacks(config: Config) -> dict[str, Any]:
-    pgd = jr.PGD(num_steps=config.test_steps, step_size=config.test_step_size)
-    return {"FGSM": jr.FGSM(), "PGD": jr.Restarts(pgd, config.test_restarts)}
 
 
 def _objectives(config: Config, threat: jr.Linf, num_steps: int) -> dict[str, Any]:
@@ -196,15 +99,28 @@ def _objectives(config: Config, threat: jr.Linf, num_steps: int) -> dict[str, An
     }
 
 
-def _evaluate(config: Config, model, data, attack, threat, title: str) -> jr.Report:
-    return _training.evaluate(
-        model,
-        data,
-        attack=attack,
-        threat=threat,
-        seed=config.seed + 1,
-        batch_size=config.batch_size_test,
-    )
+def _reports(
+    config: Config, model, data, attacks, threat, training: str
+) -> dict[str, jr.Report]:
+    """Evaluate under every attack, and save the reports when all are there."""
+    reports = {
+        name: _training.evaluate(
+            model,
+            data,
+            attack=attack,
+            threat=threat,
+            seed=config.seed + 1,
+            batch_size=config.batch_size_test,
+        )
+        for name, attack in attacks.items()
+    }
+    for name, report in reports.items():
+        report.save(
+            config.directory / training / f"report_{name}",
+            title=f"{data.name}, {training} training",
+            **config.pictures.options(),
+        )
+    return reports
 
 
 def _pictured(config: Config, model, data, attacks, threat) -> jr.Report:
@@ -217,8 +133,9 @@ def _pictured(config: Config, model, data, attacks, threat) -> jr.Report:
         attack=attacks["PGD"],
         threat=threat,
         seed=config.seed + 1,
-        num_examples=1 + max(_pictures.chosen(data)),
+        num_examples=1 + max(_pictures.chosen(data.y_test)),
         stop_early=False,
+        progress=False,
     )
 
 
@@ -227,8 +144,9 @@ def _gaps(config: Config, model, data, threat) -> dict[str, float]:
 
     The same attack on both splits; on the test set, the first `num_gap` examples.
     """
-    attack = jr.PGD(num_steps=config.test_steps, step_size=config.test_step_size)
-    options = dict(attack=attack, threat=threat, seed=config.seed + 2)
+    options = dict(
+        attack=config.attack, threat=threat, seed=config.seed + 2, progress=False
+    )
     train, test = (
         _training.evaluate(
             model,
@@ -250,20 +168,24 @@ def _gaps(config: Config, model, data, threat) -> dict[str, float]:
 def _draw(config: Config, data, result, pictured) -> None:
     from experiments import _pictures
 
-    _pictures.table_chart(result, config.out / "table.png")
-    _pictures.gallery(
-        data,
+    out = config.directory
+    charts = _pictures.table_chart(result, out / "table", config.pictures)
+    examples = _pictures.gallery(
         pictured,
-        config.out / "examples.png",
-        title=f"clean image, perturbation, image under PGD (eps = {config.eps:.3g}): "
-        "predicted class and confidence, wrong ones in orange",
+        data.images(data.x_test),
+        out / "examples",
+        config.pictures,
+        title=f"{data.name}: clean image, perturbation, image under PGD, eps = "
+        f"{_common.text_of(config.eps)}; predicted class, confidence, wrong ones in orange",
+        class_names=data.class_names,
     )
-    for name in ("table.json", "table.png", "examples.png"):
-        _common.console.print(f"wrote {config.out / name}")
-    best = config.out / "PGD" / "best"
+    for path in (out / "table.json", *charts, *examples):
+        _common.console.print(f"wrote {path}")
+    best = out / "PGD" / "best"
     _common.console.print(
         f"saved models such as {best}: python -m experiments.attack {best} --eps "
-        f"{config.eps:.3g}"
+        f"{_common.text_of(config.eps)}",
+        soft_wrap=True,  # to be copied
     )
 
 
@@ -277,7 +199,8 @@ def parse(arguments: list[str] | None = None) -> Config:
     chooser.add_argument("--dataset", default="digits")
     chosen = chooser.parse_known_args(arguments)[0].dataset
     default = RECIPES.get(chosen, RECIPES["digits"])
-    return tyro.cli(Config, default=default, description=__doc__, args=arguments)
+    options = {"default": default, "args": arguments}
+    return _common.parse(Config, "robustness_table", __doc__, **options)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import rich.table
-
 import jaxrobust as jr
-from experiments._common import console
+from experiments._common import console, new_table, text_of
 
 ROWS = ("natural", "FGSM", "PGD")
 COLUMNS = ("standard", "FGSM", "PGD")
@@ -104,13 +102,13 @@ def print_column(training: str, figures: dict[str, Any]) -> None:
 def print_result(result: dict[str, Any]) -> None:
     """Print the table, the generalisation gaps and the statements."""
     config = result["config"]
-    table = rich.table.Table(
-        title=f"{config['dataset']}, l_inf, eps = {config['eps']:.4g}: accuracy in % on "
+    table = new_table(
+        f"{config['dataset']}, l_inf, eps = {text_of(config['eps'])}: accuracy in % on "
         f"{result['num_test']:,} test images [95% interval]"
     )
-    table.add_column("evaluation")
+    table.add_column("evaluation", no_wrap=True)
     for training in COLUMNS:
-        table.add_column(f"{training} training", justify="right")
+        table.add_column(f"{training} training", justify="right", no_wrap=True)
     for row in ROWS:
         cells = (result["table"][training]["cells"][row] for training in COLUMNS)
         table.add_row(row, *map(_format, cells))
@@ -118,13 +116,14 @@ def print_result(result: dict[str, Any]) -> None:
     for label, name in (("clean", "clean"), ("PGD", "pgd")):
         gaps = (result["table"][training]["gaps"] for training in COLUMNS)
         table.add_row(
-            f"{label} error: train + gap",
+            f"{label} error",
             *(
                 f"{100 * g[f'{name}_train_error']:.1f} {100 * g[f'{name}_gap']:+.1f}"
                 for g in gaps
             ),
         )
     console.print(table)
+    console.print("error: on training images, + what it is more on test images")
     console.print(f"PGD: {result['attacks']['PGD']}", highlight=False)
     for statement in result["statements"]:
         _print_statement(statement)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from jaxrobust import _checks, _threat_rows
+from jaxrobust.evaluation import _text
 from jaxrobust.types import Attack, Threat
 
 
@@ -37,28 +38,11 @@ def audit(
     }
 
 
-_VIOLATIONS = {
-    "outside_ball": "farther away than eps",
-    "outside_bounds": "outside the bounds",
-    "outside_mask": "moved where the mask forbids it",
-    "not_finite": "not finite",
-}
-
-
-def violations(audit: dict[str, Any]) -> list[str]:
-    """Return what is wrong with the points of an attack, a few words each."""
-    return [f"{audit[k]} {text}" for k, text in _VIOLATIONS.items() if audit.get(k)]
-
-
-def warn_of_violations(audit: dict[str, Any]) -> None:
+def warn_of_violations(audit: dict[str, Any], total: int) -> None:
     """Warn, at the user's line, if points are not what the threat allows."""
-    found = violations(audit)
+    found = _text.audit(audit, total)
     if found:
-        _checks.warn_user(
-            f"the attack returned points that the threat forbids: {', '.join(found)}. "
-            "The robust accuracy is not one for this threat. An attack of your own ends "
-            "with threat.project(x_adv, x)."
-        )
+        _checks.warn_user(" ".join(found))
 
 
 def settings(

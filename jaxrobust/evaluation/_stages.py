@@ -50,8 +50,9 @@ def of(
     stages = []
     for number, (name, part) in enumerate(parts):
         can_be = is_queued and _problem.can_be_queued(part)
-        is_drawn = is_split and keys is not None  # part k draws from fold_in(key, k)
-        own = _batch.fold_in(keys, number) if is_drawn else keys
+        own = keys
+        if is_split and keys is not None:
+            own = _batch.fold_in(keys, number)
         stages.append(Stage(part, number, name, own, can_be, *_given(part, y, target)))
     _check_target_is_used(attack, stages, target)
     return stages
@@ -153,6 +154,8 @@ def run(
             _run_stage(stage, problem, rows, size, saved, file, bar)
             is_broken = _conclude(stage, problem, rows, saved, size)
             saved.alone[stage.number, rows] = is_broken
+            left = problem.is_correct & (saved.found.broken_by == -1)
+            bar.end_stage(int(left.sum()), len(problem.y))
             saved.number, saved.slots = stage.number + 1, None
             file.save(saved, problem)
     return saved.found, saved.alone

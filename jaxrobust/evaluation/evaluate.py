@@ -155,7 +155,7 @@ def evaluate(
     audit = _audit.audit(found.x_adv, x, figures["distance"], threat)
     audit["logits_not_finite"] = int((~figures.pop("is_number")).sum())
     audit["not_confirmed"] = found.counts["not_confirmed"]
-    _audit.warn_of_violations(audit)
+    _audit.warn_of_violations(audit, len(y))
     is_classes = isinstance(target, np.ndarray) and target.shape == y.shape
     report = Report(
         y=y,

@@ -5,11 +5,12 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxrobust.evaluation import _audit, _pictures
+from jaxrobust.evaluation import _pictures, _text
 from jaxrobust.evaluation._papers import bibtex
 from jaxrobust.evaluation.intervals import wilson
 
@@ -194,13 +195,19 @@ class Report:
             rows.append(row)
         return rows
 
-    def confusion(self) -> np.ndarray:
-        """Return how often class i is predicted as class j under attack, `[C, C]`.
+    def confusion(self, *, under_attack: bool = True) -> np.ndarray:
+        """Return how often class i is predicted as class j, `[C, C]`.
 
-        An example that is wrong on the clean input counts with its clean prediction.
+        Under attack, an example that is wrong on the clean input counts with its clean
+        prediction: the diagonal sums to the robust accuracy, and no attack repairs an
+        error.
+
+        Args:
+          under_attack: False counts the predictions on the clean inputs.
         """
         counts = np.zeros((self.num_classes, self.num_classes), int)
-        final = np.where(self.is_correct, self.predicted_adv, self.predicted)
+        is_attacked = self.is_correct & under_attack
+        final = np.where(is_attacked, self.predicted_adv, self.predicted)
         np.add.at(counts, (self.y, final), 1)
         return counts
 
@@ -231,17 +238,31 @@ class Report:
             "num_examples": len(self.y),
         }
 
-    def save(self, directory: str | os.PathLike, *, pictures: bool = True) -> None:
-        """Write figures (`report.json`), arrays (`report.npz`) and pictures (PNG).
+    def save(
+        self,
+        directory: str | os.PathLike,
+        *,
+        pictures: bool = True,
+        title: str | None = None,
+        formats: Sequence[str] = ("png",),
+        dpi: int = 200,
+    ) -> None:
+        """Write figures (`report.json`), arrays (`report.npz`) and pictures.
 
         Args:
           directory: Created if it is not there.
           pictures: Whether to draw the accuracy after each attack and of each class, and
             the confusion under attack.
+          title: Model and data, to stand over the pictures before attack and threat.
+          formats: File formats of the pictures: "png", "pdf", "svg", ...
+          dpi: Dots per inch of pictures made of pixels; they are 8 inches wide and more.
 
         Raises:
           OSError: If it cannot be written.
+          ValueError: If Matplotlib does not know one of the formats.
         """
+        if pictures:
+            _pictures.check_formats(formats)
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.summary(), indent=2) + "\n"
@@ -249,38 +270,10 @@ class Report:
         arrays = {name: storable(getattr(self, name)) for name in _ARRAYS}
         np.savez_compressed(directory / "report.npz", **arrays)
         if pictures:
-            _pictures.save(self, directory)
+            _pictures.save(self, directory, title=title, formats=formats, dpi=dpi)
 
     def __str__(self) -> str:
-        figures = self.summary()
-        lines = [
-            f"attack    {self.settings['attack']}",
-            f"threat    {self.settings['threat']}",
-            f"examples  {len(self.y)}",
-            f"clean     {_percent(self.clean_accuracy, figures['clean_interval'])}",
-            f"robust    {_percent(self.robust_accuracy, figures['robust_interval'])}",
-            f"loss      {_mean(self.loss):.4f} clean, {_mean(self.loss_adv):.4f} attacked",
-            f"distance  mean {self.distance.mean():.4g}, max {self.distance.max():.4g}",
-        ]
-        if self.cost:
-            lines.append(
-                f"cost      {self.cost['gradients']:,} gradients, "
-                f"{self.cost['forwards']:,} forwards"
-            )
-        if len(self.attacks) > 1:
-            for row in self.credit():
-                lines.append(
-                    f"  after {row['attack']:<22} "
-                    f"{100 * row['robust_accuracy_after']:6.2f}%   "
-                    f"({row['new_breaks']} broken)"
-                )
-        if violations := _audit.violations(self.audit):
-            lines.append(f"AUDIT     NOT VALID: points {', '.join(violations)}")
-        if count := self.audit.get("logits_not_finite"):
-            lines.append(f"note      {count} predictions are not numbers: broken")
-        for name, rows in (("class", self.per_class()), ("group", self.per_group())):
-            lines += _columns(name, rows)
-        return "\n".join(lines)
+        return _text.table(self)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -299,18 +292,3 @@ def _measured(settings: dict[str, Any]) -> str:
 def storable(array: Any) -> Any:
     """Return bfloat16, which NumPy files lack, as float32."""
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-
-
-def _columns(name: str, rows: list[dict[str, Any]]) -> list[str]:
-    """Return a small table with one column for each class or group."""
-    if not rows:
-        return []
-    lines = [f"{name:<10}" + "".join(f"{row[name]:>7}" for row in rows)]
-    for kind in ("clean", "robust"):
-        cells = (f"{100 * row[f'{kind}_accuracy']:7.1f}" for row in rows)
-        lines.append(f"{kind:<10}" + "".join(cells))
-    return lines
-
-
-def _percent(value: float, interval: tuple[float, float]) -> str:
-    return f"{100 * value:.2f}%  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"

@@ -8,7 +8,7 @@ from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
 from jaxrobust.evaluation.intervals import wilson
-from jaxrobust.plotting.style import one_axes
+from jaxrobust.plotting.style import inches, name_ticks, one_axes
 
 
 def robustness_curve(
@@ -85,7 +85,7 @@ def accuracy_bars(
       colors: A colour for each bar; the style's by default.
       reference: Accuracies to compare with, drawn as ticks; `{group: {bar: share}}`.
       reference_label: What the ticks are called in the legend.
-      ax: Axes to draw on; a new figure by default.
+      ax: Axes to draw on; a new figure by default, wider for many bars.
 
     Returns:
       The axes.
@@ -96,8 +96,11 @@ def accuracy_bars(
       >>> print([round(float(bar.get_height()), 1) for bar in ax.patches])
       [90.0, 10.0]
     """
-    ax = one_axes(ax, size=(7.5, 4.2))
     bars = list(next(iter(cells.values())))
+    num_bars = len(cells) * len(bars)
+    widest = max(len(line) for name in cells for line in name.split("\n"))
+    wide = max(8.0, 2.0 + 0.45 * num_bars, 1.5 + 0.1 * (widest + 1) * len(cells))
+    ax = one_axes(ax, size=(min(wide, 16.0), 4.5))
     width = 0.8 / len(bars)
     for i, bar in enumerate(bars):
         at = np.arange(len(cells)) + (i - (len(bars) - 1) / 2) * width
@@ -108,13 +111,15 @@ def accuracy_bars(
             ticks = [100 * reference[group][bar] for group in cells]
             label = reference_label if i == len(bars) - 1 else None
             ax.plot(at, ticks, "k_", markersize=16, label=label)
-    ax.set_xticks(range(len(cells)), list(cells))
+    ax.set_xlim(-0.6, len(cells) - 0.4)
+    name_ticks(ax, list(cells), axis="x")
     ax.set_ylabel("accuracy (%)")
-    ax.set_ylim(0, 112)
+    ax.set_ylim(0, 115)
     ax.set_yticks(range(0, 101, 20))
     if len(bars) > 1 or reference is not None:
-        place = (0.5, -0.08)
-        ax.legend(ncols=4, loc="upper center", bbox_to_anchor=place, frameon=False)
+        # Above the bars: below, the names may need any room.
+        place = (0.5, 1.0)
+        ax.legend(ncols=4, loc="lower center", bbox_to_anchor=place, frameon=False)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -124,8 +129,21 @@ def _bars(
 ) -> None:
     """Draw one bar of every group; `values` are rows (height, low, high) in percent."""
     height, low, high = values.T
+    room = inches(ax, "x") * width / (len(at) + 0.2)
     # An accuracy of 0 or 1 may lie outside of its interval by rounding.
     error = np.maximum((height - low, high - height), 0)
-    ax.bar(at, height, 0.92 * width, yerr=error, capsize=3, **style)
+    ax.bar(at, height, 0.92 * width, yerr=error, capsize=min(3, 20 * room), **style)
+    # Numbers side by side, upright where the bars are narrow, or none: never on each other.
+    is_upright = room < 0.32
+    if room < 0.13:
+        return
     for x, value, top in zip(at, height, high, strict=True):
-        ax.text(x, top + 1.5, f"{value:.1f}", ha="center", fontsize=9)
+        ax.text(
+            x,
+            top + (2.5 if is_upright else 1.5),
+            f"{value:.1f}",
+            ha="center",
+            va="bottom",
+            rotation=90 if is_upright else 0,
+            fontsize=8 if is_upright else 9,
+        )

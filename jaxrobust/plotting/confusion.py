@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from jaxrobust.evaluation.report import Report
-from jaxrobust.plotting.style import one_axes
+from jaxrobust.plotting.style import name_ticks, one_axes, readable_on
 
 # Above this many classes the numbers in the cells could not be read.
-_MAX_ANNOTATED = 15
+_MAX_ANNOTATED = 20
 
 
 def confusion(
@@ -19,12 +19,13 @@ def confusion(
 ) -> Axes:
     """Draw the share of each true class that is predicted as each class, in percent.
 
-    Rows are true classes and sum to 100; under attack, off the diagonal stands where the
-    adversary takes each class.
+    The rows of `report.confusion()`, each divided by its sum. Under attack, an example
+    that is wrong on the clean input counts with its clean prediction; the rest off the
+    diagonal is where the adversary takes each class.
 
     Args:
       report: From `jr.evaluate`.
-      under_attack: Count the predictions on `x_adv`; False: on the clean inputs.
+      under_attack: Count the predictions under attack; False: on the clean inputs.
       class_names: Names for the ticks; numbers by default.
       ax: Axes to draw on; a new figure by default.
 
@@ -38,25 +39,25 @@ def confusion(
       >>> print(confusion(report).images[0].get_array()[1])
       [50. 50.]
     """
-    ax = one_axes(ax, size=(4.8, 4.2))
-    predicted = report.predicted_adv if under_attack else report.predicted
-    counts = np.zeros((report.num_classes, report.num_classes))
-    np.add.at(counts, (report.y, predicted), 1)
+    num = report.num_classes
+    side = 4.6 if num <= 10 else 7.0
+    ax = one_axes(ax, size=(side + 0.9, side))
+    counts = report.confusion(under_attack=under_attack)
     # A class that does not occur has a row of zeros.
     share = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = ax.imshow(share, cmap="cividis", vmin=0, vmax=100)
-    names = class_names or tuple(map(str, range(report.num_classes)))
-    ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(names)), names)
+    names = class_names or tuple(map(str, range(num)))
+    name_ticks(ax, names, axis="x")
+    name_ticks(ax, names, axis="y")
     ax.spines[:].set_visible(False)
     ax.set_xlabel(
         "predicted " + ("under attack" if under_attack else "on clean inputs")
     )
     ax.set_ylabel("true class")
-    if report.num_classes <= _MAX_ANNOTATED:
+    if num <= _MAX_ANNOTATED:
         for (row, column), value in np.ndenumerate(share):
             if round(value):
-                color = "black" if value > 50 else "white"
+                color = readable_on(image.to_rgba(value))
                 style = dict(ha="center", va="center", color=color, fontsize=8)
                 ax.text(column, row, f"{value:.0f}", **style)
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.85)

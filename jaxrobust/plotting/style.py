@@ -1,5 +1,6 @@
 """The one style: colours that everyone can tell apart, few lines, room for the data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -31,7 +32,8 @@ STYLE: dict[str, Any] = {
     "lines.markersize": 5,
     "image.cmap": "cividis",
     "figure.dpi": 90,
-    "savefig.dpi": 150,
+    "savefig.dpi": 200,
+    "pdf.fonttype": 42,  # text as TrueType: publishers refuse Type 3
     "figure.constrained_layout.use": True,
 }
 
@@ -71,6 +73,41 @@ def new_axes(
 def one_axes(ax: Axes | None, **options: Any) -> Axes:
     """Return the given axes, or those of a new figure."""
     return new_axes(**options)[0, 0] if ax is None else ax
+
+
+def inches(ax: Axes, axis: str) -> float:
+    """Return the extent of the axes along "x" or "y", before the layout is made."""
+    place, figure = ax.get_position(), ax.figure.get_figure(root=True)
+    width, height = figure.get_size_inches()
+    return place.width * width if axis == "x" else place.height * height
+
+
+def name_ticks(ax: Axes, names: Sequence[str], *, axis: str) -> None:
+    """Put names at 0, 1, ...: turned where they are too wide, left out where too many."""
+    room = inches(ax, axis) / len(names)
+    line = 0.16  # inches that a line of text takes
+    step = max(1, int(np.ceil(line / room)))
+    at = range(0, len(names), step)
+    getattr(ax, f"set_{axis}ticks")(at, [names[i] for i in at])
+    widest = max(len(part) for name in names for part in name.split("\n"))
+    if axis == "x" and 0.08 * (widest + 1) > room * step:  # inches a letter
+        ax.tick_params("x", rotation=90)
+
+
+def readable_on(color: Any) -> str:
+    """Return "black" or "white", whichever has the larger contrast on a colour.
+
+    WCAG 2.1, contrast ratio (L1 + 0.05) / (L2 + 0.05) of relative luminances: at least
+    4.5 with one of the two, on every colour.
+    """
+    return "black" if luminance(color) > (1.05 * 0.05) ** 0.5 - 0.05 else "white"
+
+
+def luminance(color: Any) -> float:
+    """Return the relative luminance of an sRGB colour, 0 for black and 1 for white."""
+    rgb = np.asarray(color[:3])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
 
 
 def to_axes_array(axes: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust.evaluation import _papers, _pictures
+from jaxrobust.evaluation import _papers, _pictures, _text
 from jaxrobust.evaluation.report import _measured
 
 Y = np.array([0, 0, 1, 1])
@@ -93,6 +93,51 @@ def test_pictures(tmp_path):
     assert not list((tmp_path / "without").glob("*.png"))
 
 
+def test_pictures_for_slides_and_papers(tmp_path):
+    """Size in pixels, formats, and a title that says what was evaluated and how."""
+    report = make()
+    report.save(tmp_path, title="digits", formats=("png", "svg"), dpi=100)
+    height, width, _ = plt.imread(tmp_path / "accuracy.png").shape
+    assert (width, height) == (800, 450)
+    svg = (tmp_path / "confusion.svg").read_text()
+    assert svg.startswith("<?xml")
+    for line in ("digits, 4 examples", "FGSM(), Linf(0.1)"):
+        assert f"<!-- {line} -->" in svg  # Matplotlib's comment on text drawn as paths
+    with pytest.raises(ValueError, match=r"bmpp.*of .*pdf.*svg"):
+        report.save(tmp_path / "wrong", formats=("bmpp",))
+    with pytest.raises(ValueError, match="a sequence of names"):
+        report.save(tmp_path / "wrong", formats="pdf")
+    assert not (tmp_path / "wrong").exists()
+
+
+def test_titles_of_long_attacks_are_cut():
+    """An attack made of many does not push the picture off the page."""
+    report = make()
+    report.settings["attack"] = "WorstOf((" + "PGD(num_steps=40), " * 50 + "))"
+    lines = _pictures.heading(report, None, 80).split("\n")
+    assert lines[0] == "4 examples"
+    assert len(lines) == 5 and lines[-1] == "..."
+    assert max(map(len, lines)) <= 80
+
+
+def test_classes_of_many_are_the_weakest():
+    """Two hundred classes: those at the bottom, not all."""
+    y = np.arange(400) % 200
+    wrong = np.where(y < 60, y + 1, y)  # 0 to 59 are broken
+    report = dataclasses.replace(
+        make(),
+        y=y,
+        predicted=y,
+        predicted_adv=wrong,
+        num_classes=200,
+        broken_by=np.zeros(400, int),
+    )
+    assert set(_pictures._by_class(report)) == set(map(str, range(50)))
+    text = _text.columns("class", report.per_class())
+    assert "the 10 weakest of 200" in text[0]
+    assert max(map(len, text)) <= 80
+
+
 @pytest.mark.parametrize(
     ("attack", "threat", "expected"),
     [
@@ -133,3 +178,34 @@ def test_table():
     assert "50.00%" in text and "25.00%" in text
     assert "4 gradients, 8 forwards" in text
     assert "AUDIT" not in text
+
+
+def test_audit_is_said_in_sentences():
+    """What was found, of how many, and what follows; nothing where nothing was found."""
+    report = make()
+    report.audit.update(outside_mask=3, logits_not_finite=1, min=0.0, max=1.0)
+    text = str(report)
+    assert "AUDIT     3 of 4 points are changed where the mask forbids it." in text
+    assert "1 predictions are not numbers, and so broken" in text
+    assert "Not a robust accuracy for this threat" in text
+    assert "{" not in text
+
+
+def test_confusion_counts_clean_errors_as_such():
+    """The example that is wrong and right under attack stays wrong: row 1 is [2, 0, 0]."""
+    report = make()
+    np.testing.assert_array_equal(report.confusion()[:2], [[1, 1, 0], [2, 0, 0]])
+    clean = report.confusion(under_attack=False)
+    np.testing.assert_array_equal(clean[:2], [[2, 0, 0], [2, 0, 0]])
+
+
+@pytest.mark.parametrize("num", [3, 10, 25])
+def test_classes_fit_a_terminal(num):
+    """No line of the table of classes is longer than 80 columns."""
+    rows = [
+        {"class": i, "count": 1, "clean_accuracy": 1.0, "robust_accuracy": 1.0}
+        for i in range(num)
+    ]
+    lines = _text.columns("class", rows)
+    assert max(map(len, lines)) <= 80
+    assert sum(line.count("100.0") for line in lines) == 2 * num
