@@ -119,3 +119,97 @@ def test_success_of_losses_without_labels():
     assert not losses.is_success(losses.kl, z, z).any()
     success = losses.is_success(losses.dlr_targeted, z, (y, jnp.asarray(TARGET)))
     np.testing.assert_array_equal(success, LOGITS.argmax(-1) != Y)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("gap", [1, 17, 40, 80])
+def test_cross_entropy_keeps_its_gradient(gap, dtype):
+    """log(1 + e^-gap) and its slope -e^-gap / (1 + e^-gap), where p_y - 1 rounds to 0."""
+    z, y = jnp.array([[0, gap]], dtype), jnp.array([1])
+    value, slope = jax.value_and_grad(lambda z: losses.cross_entropy(z, y).sum())(
+        z.astype(jnp.float32)
+    )
+    exact = np.exp(-np.float64(gap))
+    np.testing.assert_allclose(value, np.log1p(exact), rtol=1e-5)  # float32
+    sigmoid = exact / (1 + exact)
+    np.testing.assert_allclose(slope, [[sigmoid, -sigmoid]], rtol=1e-5)
+    np.testing.assert_allclose(losses.cross_entropy(z, y), value, rtol=1e-6)
+
+
+def test_cross_entropy_of_a_hopeless_example():
+    """Far on the wrong side it is the gap, and nothing overflows."""
+    z = jnp.array([[1e4, 0.0], [3e38, -3e38]])
+    found = losses.cross_entropy(z, jnp.array([1, 1]))
+    np.testing.assert_array_equal(found, [1e4, np.inf])
+
+
+INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32"]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("num_classes", [300, 40_000])
+def test_labels_of_every_integer_type(num_classes, dtype):
+    """What a type cannot count to must not wrap round: 300 classes in uint8."""
+    y = np.array([1, 100, 127], dtype)
+    z = jax.random.normal(jax.random.key(0), (3, num_classes))
+    pairs = [(jnp.asarray(y), jnp.asarray(y + 1 - 2 * (y == 127)))]
+    pairs.append(tuple(part.astype(jnp.int32) for part in pairs[0]))
+    for loss in BY_LABEL:
+        np.testing.assert_array_equal(loss(z, pairs[0][0]), loss(z, pairs[1][0]))
+    found, expected = (losses.dlr_targeted(z, pair) for pair in pairs)
+    np.testing.assert_array_equal(found, expected)
+    success = losses.is_success(losses.margin, z, pairs[0][0])
+    np.testing.assert_array_equal(success, z.argmax(-1) != pairs[1][0])
+
+
+@pytest.mark.parametrize("excluded", [-np.inf, -3e38])
+def test_excluded_classes(excluded):
+    """They change neither value nor gradient: as if the model did not have them."""
+    z, y = jnp.asarray(LOGITS[:, :3]), jnp.asarray(Y % 3)
+    wide = jnp.concatenate([z, jnp.full((20, 2), excluded)], -1)
+    for loss in (losses.cross_entropy, losses.margin, losses.dlr):
+        slope = jax.grad(lambda z, f=loss: f(z, y).sum())
+        np.testing.assert_allclose(loss(wide, y), loss(z, y), rtol=1e-6)
+        np.testing.assert_allclose(slope(wide)[:, :3], slope(z), rtol=1e-5, atol=1e-7)
+    two = jnp.where(jnp.arange(5)[None] < 2, wide, excluded)
+    np.testing.assert_allclose(losses.dlr(two, y % 2), losses.margin(two, y % 2))
+    pair = (y, (y + 1) % 3)
+    found, expected = losses.dlr_targeted(wide, pair), losses.dlr_targeted(z, pair)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    value, slope = jax.value_and_grad(lambda w: losses.kl(w, wide[::-1]).sum())(wide)
+    assert np.isfinite(value) and np.isfinite(slope).all()
+    np.testing.assert_allclose(value, losses.kl(z, z[::-1]).sum(), rtol=1e-5)
+
+
+def test_what_is_not_a_number_is_not_the_label():
+    """NaN and +inf anywhere, -inf everywhere; one -inf only excludes a class."""
+    bad = [[np.nan, 0, 1], [0, np.inf, 1], [-np.inf] * 3]
+    z = jnp.array([*bad, [-np.inf, 0, 1]])
+    for label in range(3):
+        broken = losses.is_success(losses.margin, z, jnp.full(4, label))
+        np.testing.assert_array_equal(broken, [True] * 3 + [label != 2])
+        reached = losses.is_success(
+            losses.targeted(losses.margin), z, jnp.full(4, label)
+        )
+        np.testing.assert_array_equal(reached, [False] * 3 + [label == 2])
+    assert losses.is_success(losses.kl, z, z).tolist() == [True] * 3 + [False]
+
+
+def test_losses_of_other_outputs():
+    """Regression, several labels, pixels: closed forms, and what counts as broken."""
+    out, y = jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])
+    np.testing.assert_allclose(losses.squared_error(out, y), [5.0])
+    z, labels = jnp.array([[2.0, -1.0], [2.0, 1.0]]), jnp.array([[1, 0], [1, 0]])
+    expected = [np.log1p(np.exp(-2)) + np.log1p(np.exp(s)) for s in (-1, 1)]
+    found = losses.binary_cross_entropy(z, labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    broken = losses.is_success(losses.binary_cross_entropy, z, labels)
+    assert broken.tolist() == [False, True]
+    loss = losses.per_position(losses.margin)
+    z = jnp.asarray(LOGITS).reshape(4, 5, 5)
+    each = losses.margin(z.reshape(20, 5), jnp.asarray(Y)).reshape(4, 5)
+    np.testing.assert_allclose(loss(z, jnp.asarray(Y).reshape(4, 5)), each.mean(1))
+    with pytest.raises(TypeError, match="takes clean logits as y"):
+        losses.per_position(losses.kl)
+    with pytest.raises(TypeError, match="takes clean logits as y"):
+        losses.targeted(losses.kl)
