@@ -97,8 +97,8 @@ def check_range(name: str, x: jax.Array, scale: float, threat: Any) -> None:
         )
     if getattr(threat, "bounds", None) is None:
         return
-    if any(np.shape(bound) not in ((), low.shape) for bound in threat.bounds):
-        # Of a channel, or of the shape that `augment` gives to the images.
+    if not all(_is_of_an_example(np.shape(b), low.shape) for b in threat.bounds):
+        # They are of the shape that `augment` gives to the images.
         widest = np.min(threat.bounds[0]), np.max(threat.bounds[1])
         threat = copy.copy(threat)
         object.__setattr__(threat, "bounds", widest)
@@ -125,16 +125,15 @@ def check_threat_shapes(owner: str, threat: Any, shape: tuple[int, ...]) -> None
         given = () if value is None else np.shape(value)
         if _is_of_an_example(given, shape):
             continue
-        axes = "channels (the last axis), or a whole example"
-        why = "of no example"
+        why = "which fits no example"
         if len(given) > len(shape):
-            why = "of a batch, but batches are shuffled"
+            why = "one for each example, but the batches are shuffled"
         elif len(given) < len(shape):
-            why = "that could be meant for several axes"
+            why = "which could be meant for several axes"
         raise ValueError(
-            f"the {name} of {owner} has shape {given}, which is that {why}. Examples have "
-            f"shape {shape}: give a scalar, {axes} with axes of size 1 where it is the "
-            "same along them."
+            f"the {name} of {owner} has shape {given}, {why}. Examples have shape {shape}: "
+            f"give a scalar, one value for each channel (the last axis), or {len(shape)} "
+            "axes, of size 1 where it is the same along them."
         )
 
 
@@ -201,9 +200,9 @@ def _check_labels(logits_fn: Callable, shape: tuple[int, ...], y: jax.Array) -> 
     except Exception as error:
         if len(shape) == 4 and shape[1] <= 4 < shape[3]:
             raise ValueError(
-                f"the model cannot take a batch of shape {shape}: {error}. Its channels "
-                "seem to come first, and modules of flax.nnx take them last: pass "
-                "x.transpose(0, 2, 3, 1)."
+                f"the model cannot take a batch of shape {shape}, whose channels seem to "
+                "come first; modules of flax.nnx take them last: pass "
+                f"x.transpose(0, 2, 3, 1). The model's own error: {error}"
             ) from error
         raise
     try:

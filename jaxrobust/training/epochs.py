@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from jaxrobust.training import _checks
+from jaxrobust.training import _checks, interrupts
 from jaxrobust.training.metrics import FiniteCheck
 from jaxrobust.training.progress import ProgressBar
 from jaxrobust.training.run import Run, RunDirectory
@@ -51,8 +51,12 @@ class Epochs:
             try:
                 self._run(run, directory, every, bar)
             except KeyboardInterrupt as interrupt:
+                path, step = None, None
+                if directory:
+                    path, step = directory.path, directory.saved_step
                 where = f"interrupted after {run.step} of {num_steps} steps"
-                interrupt.add_note(f"jaxrobust: {where}. {_how_to_go_on(directory)}")
+                advice = interrupts.how_to_go_on(path, step)
+                interrupt.add_note(f"jaxrobust: {where}. {advice}")
                 raise
 
     def _run(
@@ -88,14 +92,3 @@ class Epochs:
             if directory and is_saved:
                 run.seconds = time.monotonic() - start
                 directory.save(run)
-
-
-def _how_to_go_on(directory: RunDirectory | None) -> str:
-    if directory is None:
-        return "Nothing was kept: with out=... a run can be continued."
-    if directory.saved_step is None:
-        return f"No checkpoint is in {directory.path} yet: the same call begins again."
-    return (
-        f"The checkpoint of step {directory.saved_step} in {directory.path} is complete: "
-        "the same call goes on from there."
-    )

@@ -16,7 +16,7 @@ import numpy as np
 from jaxrobust import _batch, _processes
 from jaxrobust._placing import Placing
 from jaxrobust._program_digest import HostCallError, program_digest
-from jaxrobust.training import storage
+from jaxrobust.training import interrupts, storage
 from jaxrobust.training.checkpoint import prepare_out, to_json
 from jaxrobust.training.metrics import EpochMeans
 from jaxrobust.training.step import TrainState, Weights, copy_tree
@@ -169,25 +169,24 @@ class RunDirectory:
 
     def save(self, run: Run) -> None:
         """Write both checkpoints; `last`, being written last, is what counts."""
-        if run.best_epoch and self._saved_best_epoch != run.best_epoch:
-            self._write("best", run.best, run.history[run.best_epoch - 1])
-            self._saved_best_epoch = run.best_epoch
-        means = {"sums": run.means.sums, "count": run.means.count}
-        host = {name: getattr(run, name) for name in _HOST_FIELDS}
-        self._write(
-            "last",
-            run.state.evaluated,
-            run.history[-1] if run.history else {},
-            training={"state": run.state, "best": run.best},
-            run={
-                "settings": self._settings,
-                "programs": self._programs,
-                "platform": jax.default_backend(),
-                "means": means,
-                **host,
-            },
-        )
-        self.saved_step = run.step
+        with interrupts.uninterrupted():
+            if run.best_epoch and self._saved_best_epoch != run.best_epoch:
+                self._write("best", run.best, run.history[run.best_epoch - 1])
+                self._saved_best_epoch = run.best_epoch
+            self._write(
+                "last",
+                run.state.evaluated,
+                run.history[-1] if run.history else {},
+                training={"state": run.state, "best": run.best},
+                run={
+                    "settings": self._settings,
+                    "programs": self._programs,
+                    "platform": jax.default_backend(),
+                    "means": {"sums": run.means.sums, "count": run.means.count},
+                    **{name: getattr(run, name) for name in _HOST_FIELDS},
+                },
+            )
+            self.saved_step = run.step
 
     def _write(self, name, weights, metrics, training=None, **info) -> None:
         to_arrays = partial(storage.to_arrays, fetch=self._placing.fetch)
