@@ -52,18 +52,18 @@ def pad_crop_flip(
             "pad_crop_flip got a key as its images: exchange the arguments, "
             "pad_crop_flip(key, x)."
         )
-    key = _checks.check_key(None, key)
-    if key is None:
+    typed = _checks.check_key(None, key)
+    if typed is None:
         raise TypeError("pad_crop_flip got no key: pass jax.random.key(seed).")
     x = jnp.asarray(x)
-    if x.ndim != 4 or key.shape not in ((), x.shape[:1]):
+    if x.ndim != 4 or typed.shape not in ((), x.shape[:1]):
         raise ValueError(
-            f"pad_crop_flip got images {x.shape} and keys {key.shape}; "
+            f"pad_crop_flip got images {x.shape} and keys {typed.shape}; "
             "need images [B, H, W, C] and one key, or [B] keys."
         )
     if padding < 0:
         raise ValueError(f"padding={padding} pixels; need 0 or more.")
-    keys = _batch.per_example_keys(key, x.shape[0])
+    keys = _batch.per_example_keys(typed, x.shape[0])
     axis = _channel_axis(x.shape, channel_axis)
     images = jnp.moveaxis(x, axis, -1)
     images = jax.vmap(lambda k, image: _augment(k, image, padding, flip))(keys, images)

@@ -235,6 +235,7 @@ def fit(
         (x, y, validation, tuple(jax.random.split(key, 3)))
     )
     run = _first_run(weights, optimizer, ema_decay)
+    run.state, run.best = placing.replicate((run.state, run.best))
     order = epoch_order(order_key, 0, len(x))
     step_inputs = run.state, x, y, order, step_key
     jax.eval_shape(train_step, *step_inputs)  # errors show before anything is written
@@ -249,7 +250,7 @@ def fit(
         if count is not None:
             programs["validation"] = (count, weights, *validation, scoring_key, 0)
         run = directory.begin(run, programs, resume=resume)
-    run.state, run.best = placing.replicate((run.state, run.best))
+        run.state, run.best = placing.replicate((run.state, run.best))
     if run.step == num_epochs * steps_per_epoch:
         steps_per_call = 1  # there is nothing left to do
     elif steps_per_call is None:
