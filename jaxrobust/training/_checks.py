@@ -1,20 +1,15 @@
 """Checks of the arguments of `fit`, on the host and before any work."""
 
-import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
-from jaxrobust import _batch, _labels, _model_checks, losses
 from jaxrobust import _checks as _host_checks
 from jaxrobust.attacks import items
 from jaxrobust.training import objectives
-
-# Of inputs in [0, 1], some will be brighter.
-_SUSPICIOUS = 0.2
 
 
 def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
@@ -39,82 +34,6 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
         )
 
 
-def check_model(
-    logits_fn: Any, x: jax.Array, y: jax.Array, validation: Any, augment: Any
-) -> None:
-    """Check what the model returns for a batch, and that all labels are its classes.
-
-    Args:
-      logits_fn: The model.
-      x: A batch of training inputs, as they are stored.
-      y: The labels of all training examples.
-      validation: Inputs and labels, or None.
-      augment: What is done to a batch before, or None.
-    """
-    augmented = x if augment is None else jax.eval_shape(augment, jax.random.key(0), x)
-    batch = jax.ShapeDtypeStruct(augmented.shape, jnp.float32)
-    with _model_checks.explain_model_errors(batch):
-        logits = jax.eval_shape(logits_fn, batch)
-    _model_checks.check_logits(logits, y[: len(x)], losses.LABELS)
-    for labels in (y, *([] if validation is None else [validation[1]])):
-        _labels.check_range(labels, logits.shape[1])
-
-
-def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, Any]:
-    """Return the data on the device, after checking shapes and types."""
-    x, y = jnp.asarray(x), _to_labels("y", y)
-    if validation is not None:
-        validation = jnp.asarray(validation[0]), _to_labels("validation", validation[1])
-    for name, pair in (("x, y", (x, y)), ("validation", validation)):
-        if pair is None:
-            continue
-        if pair[1].ndim != 1 or len(pair[0]) != len(pair[1]) or not len(pair[1]):
-            raise ValueError(
-                f"{name}: inputs [N, ...] and labels [N] are needed, given are the "
-                f"shapes {pair[0].shape} and {pair[1].shape}."
-            )
-    if validation is not None and validation[0].dtype != x.dtype:
-        raise ValueError(
-            f"validation inputs are {validation[0].dtype}, training inputs {x.dtype}; "
-            "both are divided by the same scale, so give both in the same dtype."
-        )
-    return x, y, validation
-
-
-def _to_labels(name: str, y: Any) -> jax.Array:
-    if not np.issubdtype(np.asarray(y).dtype, np.integer):
-        raise TypeError(
-            f"{name}: labels are of type {np.asarray(y).dtype}; they are integers: pass "
-            "y.astype('int32'), or y.argmax(-1) for one-hot labels."
-        )
-    return jnp.asarray(y, jnp.int32)
-
-
-def check_range(x: jax.Array, scale: float, objective: Any) -> None:
-    """Check that inputs are finite and inside the bounds of the objective's threat."""
-    low, high = (np.asarray(f(x, axis=0) / scale) for f in (jnp.min, jnp.max))
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(
-            "x holds NaN or infinite values: remove or repair these first."
-        )
-    if scale != 1 and high.max() < _SUSPICIOUS:
-        _host_checks.warn_user(
-            f"x / scale is at most {high.max():.3g} with scale={scale:g}: pass the scale "
-            "that makes the largest possible value 1 (uint8: 255 by default; "
-            "jr.data: data.scale for x_train, 1 for what data.images returned)."
-        )
-    threat: Any = getattr(objective, "threat", None)
-    if getattr(threat, "bounds", None) is not None:
-        advice = "Pass scale=... (what stands for 1.0)"
-        shapes = [np.shape(bound) for bound in threat.bounds]
-        if any(shape not in ((), low.shape) for shape in shapes):
-            # Perhaps of the shape that `augment` gives to the images.
-            widest = np.min(threat.bounds[0]), np.max(threat.bounds[1])
-            threat = dataclasses.replace(threat, bounds=widest)
-        _host_checks.check_bounds("x / scale", low, high, threat, advice)
-        _host_checks.check_eps(threat, low.shape)
-
-
 def check_options(
     num_examples: int,
     num_epochs: int,
@@ -122,9 +41,9 @@ def check_options(
     checkpoint_every: int | None,
     ema_decay: float | None,
     attacked_mode: str,
-    key: jax.Array,
-) -> None:
-    """Check the ranges of the options."""
+    key: Any,
+) -> jax.Array:
+    """Check the ranges of the options, and return a typed key."""
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size is {batch_size}; it must lie between 1 and the number of "
@@ -143,8 +62,10 @@ def check_options(
             f"checkpoint_every is {checkpoint_every}; give a number of steps, at least "
             "1, or None for one epoch."
         )
-    if not _batch.is_keys(key):
-        raise TypeError(f"key={key!r} is not a typed key: pass jax.random.key(seed).")
+    typed = _host_checks.check_key(None, key)
+    if typed is None or typed.shape:
+        raise TypeError(f"key={key!r} is not one PRNG key: pass jax.random.key(seed).")
+    return typed
 
 
 def check_steps_per_call(steps: int | None) -> None:
@@ -153,22 +74,6 @@ def check_steps_per_call(steps: int | None) -> None:
         raise ValueError(
             f"steps_per_call is {steps!r}; give a whole number of at least 1, or None."
         )
-
-
-def to_scale(x: jax.Array, scale: float | None) -> float:
-    """Return what the inputs are divided by."""
-    if scale is not None:
-        if not scale > 0:
-            raise ValueError(f"scale is {scale}; it divides the inputs: give it > 0.")
-        return float(scale)
-    if x.dtype == jnp.uint8:
-        return 255.0
-    if jnp.issubdtype(x.dtype, jnp.floating):
-        return 1.0
-    raise ValueError(
-        f"x is {x.dtype}; say what stands for 1.0 (scale=...), or give uint8 (255 "
-        "stands for 1.0) or floats."
-    )
 
 
 def check_validation(validation: Any, attack: Any, threat: Any) -> None:
@@ -199,3 +104,35 @@ def check_mesh(mesh: Any, batch_size: int) -> None:
             f"batch_size={batch_size} cannot be spread over {mesh.size} devices: choose "
             "a multiple of their number."
         )
+
+
+def check_result(result: Any) -> tuple[jax.Array, Mapping[str, jax.Array]]:
+    """Return the loss and the metrics of an objective, or say what is needed."""
+    if not (isinstance(result, tuple) and len(result) == 2):
+        raise TypeError(
+            f"the objective returned {_described(result)}; (loss, metrics) is needed, a "
+            "scalar to minimise and a dict of scalars to record: `return loss, {}` "
+            "where there is none."
+        )
+    loss, metrics = result
+    if jnp.shape(loss) or not jnp.issubdtype(jnp.result_type(loss), jnp.floating):
+        raise ValueError(
+            f"the objective returned {_described(loss)} as its loss; a scalar is needed: "
+            "for losses of single examples return loss.mean(), metrics."
+        )
+    is_dict = isinstance(metrics, Mapping)
+    wrong = [n for n in metrics if jnp.shape(metrics[n])] if is_dict else []
+    if wrong or not is_dict:
+        found = f"{wrong[0]!r} of shape {jnp.shape(metrics[wrong[0]])}" if wrong else ""
+        raise ValueError(
+            f"the objective returned {found or _described(metrics)} as its metrics; a "
+            "dict of names and scalars is needed, such as "
+            '{"accuracy": (logits.argmax(-1) == y).mean()}, or {}.'
+        )
+    return jnp.asarray(loss), metrics
+
+
+def _described(value: Any) -> str:
+    is_array = isinstance(value, jax.Array)
+    shape = f" of shape {value.shape}, type {value.dtype}" if is_array else ""
+    return f"{'an array' if is_array else 'a ' + type(value).__name__}{shape}"

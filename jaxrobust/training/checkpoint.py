@@ -8,7 +8,7 @@ from typing import Any
 
 from flax import nnx
 
-from jaxrobust.training import storage
+from jaxrobust.training import interrupts, storage
 
 
 def save_checkpoint(
@@ -38,7 +38,8 @@ def save_checkpoint(
       3
     """
     arrays = storage.to_arrays(nnx.split(model)[1])
-    storage.write(path, {"model": arrays}, {"metadata": to_json(metadata)})
+    with interrupts.uninterrupted():
+        storage.write(path, {"model": arrays}, {"metadata": to_json(metadata)})
 
 
 def load_checkpoint(

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import os
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,9 +14,9 @@ from flax import nnx
 from jaxrobust import _processes
 from jaxrobust._placing import Placing
 from jaxrobust.convolution import is_slow_in_loops
-from jaxrobust.training import _checks
-from jaxrobust.training.metrics import ProgressBar
-from jaxrobust.training.objectives import Adversarial, Standard
+from jaxrobust.training import _checks, _data_checks
+from jaxrobust.training.epochs import Epochs
+from jaxrobust.training.metrics import FiniteCheck
 from jaxrobust.training.run import Run, RunDirectory
 from jaxrobust.training.step import (
     TrainState,
@@ -25,12 +24,14 @@ from jaxrobust.training.step import (
     copy_tree,
     epoch_order,
     logits_fn,
+    make_count,
     make_train_step,
     make_train_steps,
-    make_validate,
     merge_eval,
     split_model,
+    validate,
 )
+from jaxrobust.training.updates import optimizer_program
 from jaxrobust.types import Attack, Objective, Threat
 
 # On the CPU a call asks the system for its memory anew, and the bar should move.
@@ -101,23 +102,32 @@ def fit(
     With `out`, the run writes there `metrics.jsonl` (a line per epoch) and the
     checkpoints `last` and `best`, which `load_checkpoint` reads. Called again with the
     same settings it continues after the last checkpoint, to the same last bit (on one
-    device of the same kind), or returns at once where it had finished. `num_epochs`
-    may grow from call to call.
+    device of the same kind), or returns where it had finished. `num_epochs` may grow from
+    call to call.
+
+    The same settings are those that compute the same: the traced programs of optimiser,
+    augmentation, objective, model and validation are compared, with the constants of
+    closures (a learning rate, an eps schedule), besides data, key and options. What calls
+    the host (`jax.pure_callback`) cannot be compared, and such a run is not resumed;
+    `jax.debug.callback` is no obstacle. Another version of JAX, or a GPU after a CPU, may
+    trace another program, which the error then says.
 
     Args:
-      model: any module `[B, ...] -> [B, C]`; it is not changed. BatchNorm and Dropout
-          are in training mode where the objective trains. Dropout's own rngs are
-          part of the state.
+      model: any module `[B, ...] -> [B, C]`, for every objective; it is not changed.
+          BatchNorm and Dropout are in training mode where the objective trains. Dropout's
+          own rngs are part of the state.
       objective: `(trained_fn, attacked_fn, x, y, *, key, step) -> (loss,
-          metrics)`.
-      optimizer: the optimiser; its state is not compared when resuming, so put the
-          learning rate into `metadata`.
+          metrics)`, a scalar and a dict of scalars. An attribute `threat`, if it has one,
+          is checked against the data.
+      optimizer: the optimiser. Those that need the loss or its function get them
+          (`optax.contrib.reduce_on_plateau`, Polyak steps, `optax.lbfgs`): that of the
+          same batch, attacked anew at each evaluation.
       x: inputs `[N, ...]`, uint8 or float, kept on the device.
-      y: labels `[N]`.
+      y: labels `[N]`, integers in 0..C-1.
       num_epochs: passes over the data, in all.
       batch_size: examples per step. The permutation's last N mod batch_size examples
           of an epoch are left out of it.
-      key: typed PRNG key: permutations, augmentation, attacks.
+      key: PRNG key: permutations, augmentation, attacks.
       validation: inputs and labels, scored after each epoch.
       validation_attack: the attack for the robust accuracy on `validation`.
       threat: the threat of `validation_attack`.
@@ -142,13 +152,16 @@ def fit(
           host; the bar moves once for each call. By default 100, and on the CPU 10, or 1
           with convolutions that are slow in a loop there (with groups, say).
       resume: whether to continue what is in `out`; False replaces it.
-      progress: whether to show a bar, on a terminal.
+      progress: whether to tell how far it is, on stderr: a bar on a terminal, and a line
+          for each epoch, in files and notebooks too.
 
     Returns:
       The last and the best model and the history.
 
     Raises:
-      FloatingPointError: where the loss or the gradient is not finite.
+      FloatingPointError: where the loss, the gradient or the weights are not finite; a
+          checkpoint is written only where they are.
+      KeyboardInterrupt: with a note on how to go on.
       ValueError: for settings that do not fit together or not to the run in `out`.
       OSError: where `out` cannot be written.
 
@@ -168,15 +181,16 @@ def fit(
       [0, 0, 1, 1]
     """
     _checks.check_parts(model, objective, optimizer)
-    x, y, validation = _checks.check_data(x, y, validation)
-    _checks.check_options(
+    x, y, validation = _data_checks.check_data(x, y, validation)
+    key = _checks.check_options(
         len(x), num_epochs, batch_size, checkpoint_every, ema_decay, attacked_mode, key
     )
     steps_per_epoch = len(x) // batch_size
     _checks.check_steps_per_call(steps_per_call)
     _checks.check_validation(validation, validation_attack, threat)
-    scale = _checks.to_scale(x, scale)
-    _checks.check_range(x, scale, objective)
+    _checks.check_mesh(mesh, batch_size)
+    _processes.check_path("out", out or None, mesh)
+    scale = _data_checks.to_scale(x, scale)
     options = dict(
         batch_size=batch_size,
         scale=scale,
@@ -184,7 +198,6 @@ def fit(
         attacked_mode=attacked_mode,
         ema_decay=ema_decay,
     )
-    scoring = dict(attack=validation_attack, threat=threat)
     settings = dict(
         key=key,
         data=(x, y),
@@ -194,60 +207,76 @@ def fit(
         threat=threat,
         **options,
     )
-    placing = Placing(mesh)
-    _checks.check_mesh(mesh, batch_size)
-    _processes.check_path("out", out or None, mesh)
-    directory = RunDirectory(out, settings, metadata or {}, placing) if out else None
-    order_key, step_key, scoring_key = placing.replicate(
-        tuple(jax.random.split(key, 3))
-    )
     views, weights = split_model(model)
-    if validation or isinstance(objective, Standard | Adversarial):
-        model_fn = logits_fn(views.eval, weights)
-        _checks.check_model(model_fn, x[:batch_size], y, validation, augment)
+    _data_checks.check_all(
+        logits_fn(views.eval, weights),
+        (x, y),
+        validation,
+        threats=(getattr(objective, "threat", None), threat),
+        batch_size=batch_size,
+        scale=scale,
+        augment=augment,
+    )
+    placing = Placing(mesh)
+    directory = RunDirectory(out, settings, metadata or {}, placing) if out else None
     train_step = make_train_step(
         views, objective, optimizer, placing=placing, **options
     )
-    run = _start(weights, optimizer, ema_decay, directory, resume)
-    run.state, run.best, x, y, validation = placing.replicate(
-        (run.state, run.best, x, y, validation)
+    validation_batch_size = validation_batch_size or batch_size
+    count = make_count(
+        views,
+        validation,
+        attack=validation_attack,
+        threat=threat,
+        batch_size=validation_batch_size,
+        scale=scale,
     )
+    x, y, validation, (order_key, step_key, scoring_key) = placing.replicate(
+        (x, y, validation, tuple(jax.random.split(key, 3)))
+    )
+    run = _first_run(weights, optimizer, ema_decay)
+    run.state, run.best = placing.replicate((run.state, run.best))
+    order = epoch_order(order_key, 0, len(x))
+    step_inputs = run.state, x, y, order, step_key
+    jax.eval_shape(train_step, *step_inputs)  # errors show before anything is written
+    check_finite = FiniteCheck(run.state)
+    if directory:
+        programs: dict[str, tuple] = {
+            "optimizer": (optimizer_program(optimizer), weights.params)
+        }
+        if augment is not None:
+            programs["augmentation"] = (augment, step_key, x[:batch_size])
+        programs["training step"] = (train_step, *step_inputs)
+        if count is not None:
+            programs["validation"] = (count, weights, *validation, scoring_key, 0)
+        run = directory.begin(run, programs, resume=resume)
+        run.state, run.best = placing.replicate((run.state, run.best))
     if run.step == num_epochs * steps_per_epoch:
-        steps_per_call = 1  # there is nothing left to do, nor to trace
+        steps_per_call = 1  # there is nothing left to do
     elif steps_per_call is None:
-        order = epoch_order(order_key, 0, len(x))
-        is_slow = is_slow_in_loops(train_step, run.state, x, y, order, step_key)
+        is_slow = is_slow_in_loops(train_step, *step_inputs)
         steps_per_call = 1 if is_slow else _STEPS_PER_CALL[jax.default_backend()]
     steps_per_call = min(steps_per_call, steps_per_epoch)
     train_steps = make_train_steps(train_step, steps_per_call)
-    loop = _Loop(
+    Epochs(
         train_steps=lambda state, order, num: train_steps(
             state, x, y, order, step_key, num
         ),
-        validate=make_validate(
-            views,
-            validation,
-            batch_size=validation_batch_size or batch_size,
-            scale=options["scale"],
-            key=scoring_key,
-            **scoring,
+        validate=lambda weights: validate(
+            count, validation, weights, scoring_key, validation_batch_size
         ),
         order_of=lambda epoch: epoch_order(order_key, epoch, len(x)),
+        check_finite=check_finite,
         num_epochs=num_epochs,
         steps_per_epoch=steps_per_epoch,
         steps_per_call=steps_per_call,
-    )
-    loop.run(run, directory, checkpoint_every, progress)
+    ).run(run, directory, checkpoint_every, progress)
     last, best = (merge_eval(views, w) for w in (run.state.evaluated, run.best))
     return FitResult(last, best, run.history, run.best_epoch)
 
 
-def _start(
-    weights: Weights,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float | None,
-    directory: RunDirectory | None,
-    resume: bool,
+def _first_run(
+    weights: Weights, optimizer: optax.GradientTransformation, ema_decay: float | None
 ) -> Run:
     state = TrainState(
         step=jnp.int32(0),
@@ -256,60 +285,4 @@ def _start(
         opt_state=copy_tree(optimizer.init(weights.params)),
         ema=None if ema_decay is None else copy_tree(weights),
     )
-    run = Run(state, best=copy_tree(weights))
-    if directory:
-        if resume:
-            run = directory.restore(run)
-        else:
-            directory.clear()
-        directory.start(run)
-    return run
-
-
-@dataclasses.dataclass(frozen=True)
-class _Loop:
-    """The host's loop over epochs and steps; all arithmetic is in its functions."""
-
-    train_steps: Callable[..., Any]
-    validate: Callable[[Weights], dict[str, float]]
-    order_of: Callable[[int], jax.Array]
-    num_epochs: int
-    steps_per_epoch: int
-    steps_per_call: int
-
-    def run(
-        self,
-        run: Run,
-        directory: RunDirectory | None,
-        checkpoint_every: int | None,
-        progress: bool,
-    ) -> None:
-        num_steps = self.num_epochs * self.steps_per_epoch
-        every = checkpoint_every or self.steps_per_epoch
-        _checks.check_steps(run.step, num_steps)
-        start = time.monotonic() - run.seconds
-        order = self.order_of(run.step // self.steps_per_epoch)
-        with ProgressBar(num_steps, run.step, is_shown=progress) as bar:
-            while run.step < num_steps:
-                epoch, step_in_epoch = divmod(run.step, self.steps_per_epoch)
-                if step_in_epoch == 0:
-                    order = self.order_of(epoch)
-                num = min(
-                    self.steps_per_call,
-                    self.steps_per_epoch - step_in_epoch,
-                    every - run.step % every,
-                )
-                run.state, metrics = self.train_steps(run.state, order, num)
-                run.means.push(run.step, num, metrics)
-                run.step += num
-                bar.update(run.step, f"{epoch + 1}/{self.num_epochs}", run.means.latest)
-                if run.step % self.steps_per_epoch == 0:
-                    run.means.drain()
-                    scores = self.validate(run.state.evaluated)
-                    run.end_epoch(scores, time.monotonic() - start)
-                    if directory:
-                        directory.log(run.history[-1])
-                if directory and (run.step % every == 0 or run.step == num_steps):
-                    run.means.drain()
-                    run.seconds = time.monotonic() - start
-                    directory.save(run)
+    return Run(state, best=copy_tree(weights))

@@ -1,18 +1,11 @@
-"""What a training run tells: sums of the steps' metrics, and a progress bar."""
+"""What a run tells of itself: means of the steps' metrics, and whether all is finite."""
 
 import collections
 import math
 from typing import Any
 
 import jax
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+import jax.numpy as jnp
 
 # The host reads the metrics of a call this many calls late: by then they are there, and
 # reading them does not make the device wait. It also bounds the queue of calls.
@@ -45,12 +38,12 @@ class EpochMeans:
             self._read(*self._pending.popleft())
 
     def drain(self) -> None:
-        """Wait for all steps and reads their metrics."""
+        """Wait for all steps and read their metrics."""
         while self._pending:
             self._read(*self._pending.popleft())
 
     def means(self) -> dict[str, float]:
-        """Return train_NAME -> mean, and forgets the epoch."""
+        """Return train_NAME -> mean, and forget the epoch."""
         self.drain()
         means = {f"train_{name}": s / self.count for name, s in self.sums.items()}
         self.sums, self.count = {}, 0
@@ -65,46 +58,51 @@ class EpochMeans:
         self.latest = metrics
         for name in ("loss", "grad_norm"):
             if not math.isfinite(self.latest[name]):
-                raise FloatingPointError(
-                    f"training diverged: {name} is {self.latest[name]} at step {step}. "
-                    "Use a smaller learning rate, a warm-up or "
-                    "optax.clip_by_global_norm; start again in an empty `out` or with "
-                    "resume=False."
-                )
+                raise _diverged(f"{name} is {self.latest[name]} at step {step}")
         for name, value in self.latest.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
         self.count += 1
 
 
-class ProgressBar:
-    """A bar with loss, accuracy and time left; silent where there is no terminal."""
+class FiniteCheck:
+    """Raises where arrays have become infinite or NaN that were not so at the start.
 
-    def __init__(self, total: int, completed: int, *, is_shown: bool):
-        """Prepare a bar of `total` steps, of which `completed` are done."""
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not (is_shown and console.is_terminal),
-        )
-        self._task = self._bar.add_task(
-            "", total=total, completed=completed, epoch="", text=""
-        )
+    The loss and the gradient of a step say nothing of what its own update does.
+    """
 
-    def update(self, step: int, epoch: str, latest: dict[str, float]) -> None:
-        """Show the number of steps done and the newest metrics."""
-        shown = [f"{n} {latest[n]:.3f}" for n in ("loss", "accuracy") if n in latest]
-        self._bar.update(self._task, completed=step, epoch=epoch, text="  ".join(shown))
+    def __init__(self, state: Any):
+        """Note which arrays hold such values on purpose, as masks of -inf do."""
+        self._exempt = _not_finite(state)
 
-    def __enter__(self) -> "ProgressBar":
-        """Start the display."""
-        self._bar.start()
-        return self
+    def __call__(self, state: Any, step: int) -> None:
+        """Raise FloatingPointError for a `TrainState` after so many steps."""
+        bad = sorted(_not_finite(state) - self._exempt)
+        if bad:
+            raise _diverged(
+                f"after step {step - 1}, {len(bad)} arrays of the model hold infinite "
+                f"or NaN values, {bad[0]!r} among them"
+            )
 
-    def __exit__(self, *_: Any) -> None:
-        """End the display."""
-        self._bar.stop()
+
+@jax.jit
+def _are_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def _not_finite(state: Any) -> set[str]:
+    """Return the names of the floating-point arrays with other values."""
+    tree = {"weights": state.weights, "ema": state.ema}
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if jnp.issubdtype(leaf.dtype, jnp.inexact)
+    }
+    found = jax.device_get(_are_finite([*named.values()]))
+    return {name for name, is_finite in zip(named, found, strict=True) if not is_finite}
+
+
+def _diverged(what: str) -> FloatingPointError:
+    return FloatingPointError(
+        f"training diverged: {what}. Use a smaller learning rate, a warm-up or "
+        "optax.clip_by_global_norm; start again in an empty `out` or with resume=False."
+    )

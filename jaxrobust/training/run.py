@@ -15,7 +15,8 @@ import numpy as np
 
 from jaxrobust import _batch, _processes
 from jaxrobust._placing import Placing
-from jaxrobust.training import storage
+from jaxrobust._program_digest import HostCallError, program_digest
+from jaxrobust.training import interrupts, storage
 from jaxrobust.training.checkpoint import prepare_out, to_json
 from jaxrobust.training.metrics import EpochMeans
 from jaxrobust.training.step import TrainState, Weights, copy_tree
@@ -84,15 +85,36 @@ class RunDirectory:
         self._settings |= nested
         # None: not in this session; what an interrupted one left may be of lost steps.
         self._saved_best_epoch: int | None = None
+        # None where a program calls the host and cannot be known.
+        self._programs: Mapping[str, str | None] = {}
+        self.saved_step: int | None = None
+
+    def begin(self, run: Run, programs: Mapping[str, Any], *, resume: bool) -> Run:
+        """Return the run to go on with, `run` itself where there is none yet.
+
+        Args:
+          run: a fresh run.
+          programs: name -> a function and its arguments; they must compute the same
+              when a run is resumed.
+          resume: whether to go on with an earlier run, or to remove it.
+        """
+        self._programs = {name: _digest(p) for name, p in programs.items()}
+        if resume:
+            run = self.restore(run)
+        else:
+            self.clear()
+        self.start(run)
+        return run
 
     def restore(self, run: Run) -> Run:
         """Return the run of `last`, or the given one where there is none yet."""
         last = self.path / "last"
         _processes.check_same(storage.info_file(last))
-        read = _processes.together(lambda: self._read(last), f"reading {last}")
+        read = _processes.together(lambda: self._read(last, run), f"reading {last}")
         if read is None:
             return run
         saved, arrays = read
+        self.saved_step = saved["step"]
         template = {"state": run.state, "best": run.best}
         trees = storage.from_arrays(last, template, arrays)
         return Run(
@@ -102,14 +124,20 @@ class RunDirectory:
             **{name: saved[name] for name in _HOST_FIELDS},
         )
 
-    def _read(self, last: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    def _read(
+        self, last: Path, run: Run
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
         """Return what `last` says of its run, and the arrays; None where it is not."""
         if not storage.exists(last):
             return None
-        saved = storage.read_info(last).get("run")
+        info = storage.read_info(last)
+        saved = info.get("run")
         if saved is None:
             raise ValueError(f"{last} is a model, not a run. Choose another out.")
         self._check_settings(saved["settings"])
+        storage.check_architecture(last, "model", *run.state.evaluated)
+        environment = info["versions"] | {"platform": saved.get("platform")}
+        self._check_programs(saved.get("programs", {}), environment)
         return saved, storage.read_arrays(last, "training")
 
     def start(self, run: Run) -> None:
@@ -141,18 +169,24 @@ class RunDirectory:
 
     def save(self, run: Run) -> None:
         """Write both checkpoints; `last`, being written last, is what counts."""
-        if run.best_epoch and self._saved_best_epoch != run.best_epoch:
-            self._write("best", run.best, run.history[run.best_epoch - 1])
-            self._saved_best_epoch = run.best_epoch
-        means = {"sums": run.means.sums, "count": run.means.count}
-        host = {name: getattr(run, name) for name in _HOST_FIELDS}
-        self._write(
-            "last",
-            run.state.evaluated,
-            run.history[-1] if run.history else {},
-            training={"state": run.state, "best": run.best},
-            run={"settings": self._settings, "means": means, **host},
-        )
+        with interrupts.uninterrupted():
+            if run.best_epoch and self._saved_best_epoch != run.best_epoch:
+                self._write("best", run.best, run.history[run.best_epoch - 1])
+                self._saved_best_epoch = run.best_epoch
+            self._write(
+                "last",
+                run.state.evaluated,
+                run.history[-1] if run.history else {},
+                training={"state": run.state, "best": run.best},
+                run={
+                    "settings": self._settings,
+                    "programs": self._programs,
+                    "platform": jax.default_backend(),
+                    "means": {"sums": run.means.sums, "count": run.means.count},
+                    **{name: getattr(run, name) for name in _HOST_FIELDS},
+                },
+            )
+            self.saved_step = run.step
 
     def _write(self, name, weights, metrics, training=None, **info) -> None:
         to_arrays = partial(storage.to_arrays, fetch=self._placing.fetch)
@@ -177,6 +211,65 @@ class RunDirectory:
                 "Choose another output directory (out), or replace that run with "
                 "resume=False."
             )
+
+    def _check_programs(
+        self, saved: Mapping[str, str | None], environment: Mapping[str, Any]
+    ) -> None:
+        """Compare what the programs compute, which their texts do not tell.
+
+        The optimiser and the augmentation are parts of the step, and come first.
+        """
+        advice = "Choose another output directory (out), or use resume=False."
+        for name, digest in self._programs.items():
+            before = saved.get(name)
+            if digest is None or (name in saved and before is None):
+                raise ValueError(
+                    f"{self.path} cannot be resumed: the {name} calls a function of the "
+                    "host (jax.pure_callback, io_callback), and whether it is the same "
+                    f"cannot be known; for logging use jax.debug.callback. {advice}"
+                )
+            if digest != before:
+                raise ValueError(
+                    f"{self.path} holds a run with another {name}: {_MEANING[name]}."
+                    f"{_other_environment(environment)} {advice}"
+                )
+
+
+def _digest(program: tuple) -> str | None:
+    """Return a digest of a function on its arguments; None where it cannot be known."""
+    try:
+        return program_digest(*program)
+    except HostCallError:
+        return None
+
+
+# What may be different where the digest of a program is.
+_MEANING = {
+    "optimizer": "the optimiser, its learning rate or a schedule in it is another "
+    "(a schedule made for num_epochs changes with it)",
+    "augmentation": "`augment` computes something else",
+    "training step": "the objective (its attack, threat, loss or a schedule) or the "
+    "model computes something else",
+    "validation": "the validation attack, its threat or the model computes something "
+    "else",
+}
+
+
+def _other_environment(saved: Mapping[str, Any]) -> str:
+    """Return a sentence where the run was begun with something else installed."""
+    here = storage.versions() | {"platform": jax.default_backend()}
+    del here["orbax-checkpoint"]  # it traces nothing
+    changed = [
+        f"{name} was {saved.get(name)} and is {here[name]}"
+        for name in here
+        if saved.get(name) != here[name]
+    ]
+    if not changed:
+        return ""
+    return (
+        f" Or only the program does, as {', '.join(changed)}: then resume with what the "
+        "run was begun with."
+    )
 
 
 def describe(value: Any) -> str:

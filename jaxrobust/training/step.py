@@ -17,6 +17,8 @@ from jax.tree_util import Partial
 from jaxrobust import _logits
 from jaxrobust._placing import Placing
 from jaxrobust.convolution import fast_convolutions
+from jaxrobust.training import _checks
+from jaxrobust.training.updates import update
 from jaxrobust.types import Attack, LogitsFn, Objective, Threat
 
 
@@ -88,7 +90,7 @@ def merge_eval(views: Views, weights: Weights) -> nnx.Module:
 
 
 def to_unit(x: jax.Array, scale: float) -> jax.Array:
-    """Convert stored inputs to float32 and divides them by `scale`."""
+    """Convert stored inputs to float32 and divide them by `scale`."""
     return x.astype(jnp.float32) / scale
 
 
@@ -140,19 +142,28 @@ def make_train_step(
         x = to_unit(x, scale)
         params, rest = state.weights
 
+        @fast_convolutions
         def loss_fn(params):  # the outer minimisation ...
             trained = nnx.merge(views.train, params, rest, copy=True)
             frozen = jax.lax.stop_gradient(params)
             attacked = logits_fn(attacked_view, Weights(frozen, rest))
-            loss, metrics = objective(  # ... of the inner maximum
+            found = objective(  # ... of the inner maximum
                 trained, attacked, x, y, key=objective_key, step=state.step
             )
+            loss, metrics = _checks.check_result(found)
             _, _, new_rest = nnx.split(trained, nnx.Param, ...)
             return loss, (metrics, nnx.as_pure(new_rest))
 
-        value_and_grad = jax.value_and_grad(fast_convolutions(loss_fn), has_aux=True)
+        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (metrics, rest)), grads = value_and_grad(params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
+        updates, opt_state = update(
+            optimizer,
+            grads,
+            state.opt_state,
+            params,
+            value=loss,
+            value_fn=lambda params: loss_fn(params)[0],
+        )
         weights = Weights(optax.apply_updates(params, updates), rest)
         ema = state.ema
         if ema is not None and ema_decay is not None:
@@ -188,7 +199,7 @@ def make_train_steps(train_step: Callable, most: int) -> Callable:
     return train_steps
 
 
-def make_validate(
+def make_count(
     views: Views,
     validation: tuple[jax.Array, jax.Array] | None,
     *,
@@ -196,18 +207,17 @@ def make_validate(
     threat: Threat | None,
     batch_size: int,
     scale: float,
-    key: jax.Array,
-) -> Callable[[Weights], dict[str, float]]:
-    """Return weights -> {"val_clean", "val_robust"}, fractions of the split, or {}.
+) -> Callable[..., dict[str, jax.Array]] | None:
+    """Return the jitted (weights, x, y, key, start) -> numbers of correct examples.
 
-    An example counts as robust where the clean and the attacked input are both
-    classified correctly. Each example has its own key, the same at every call. The
-    last batch repeats the last example and does not count it again.
+    They are counted in the batch that begins at `start`. An example counts as robust where
+    the clean and the attacked input are both classified correctly. Each example has its
+    own key, the same at every call. The last batch repeats the last example and does not
+    count it again. None where there is nothing to count.
     """
     if validation is None:
-        return lambda weights: {}
-    x_val, y_val = validation
-    num_examples = len(x_val)
+        return None
+    num_examples = len(validation[0])
     batch_size = min(batch_size, num_examples)
 
     @jax.jit
@@ -226,10 +236,21 @@ def make_validate(
             counts["val_robust"] = is_robust.sum()
         return counts
 
-    def validate(weights):
-        starts = range(0, num_examples, batch_size)
-        batches = [count(weights, x_val, y_val, key, start) for start in starts]
-        totals = jax.tree.map(lambda *counts: sum(counts), *jax.device_get(batches))
-        return {name: float(total) / num_examples for name, total in totals.items()}
+    return count
 
-    return validate
+
+def validate(
+    count: Callable[..., dict[str, jax.Array]] | None,
+    validation: tuple[jax.Array, jax.Array] | None,
+    weights: Weights,
+    key: jax.Array,
+    batch_size: int,
+) -> dict[str, float]:
+    """Return {"val_clean", "val_robust"}, fractions of the split; {} without one."""
+    if count is None or validation is None:
+        return {}
+    num_examples = len(validation[0])
+    starts = range(0, num_examples, min(batch_size, num_examples))
+    batches = [count(weights, *validation, key, start) for start in starts]
+    totals = jax.tree.map(lambda *counts: sum(counts), *jax.device_get(batches))
+    return {name: float(total) / num_examples for name, total in totals.items()}

@@ -1,7 +1,7 @@
 """Arrays and JSON in a directory, written atomically.
 
     PATH/ITEM/              Orbax arrays, name -> array; there may be several items
-    PATH/checkpoint.json    format, shapes of the arrays, versions of the libraries, ...
+    PATH/checkpoint.json    format, shapes of the arrays, checksums, versions, ...
 
 A checkpoint is written under a temporary name and then renamed: whoever is killed
 meanwhile leaves the earlier one.
@@ -49,9 +49,10 @@ def write(
             checkpointer.wait_until_finished()
     own = {
         "format": FORMAT,
-        "versions": _versions(),
+        "versions": versions(),
         "arrays": {name: _shapes(arrays) for name, arrays in items.items()},
         "crc32": {name: _checksum(arrays) for name, arrays in items.items()},
+        "files": {name: _files(temporary / name) for name in items},
     }
     info = own | dict(info)
     (temporary / _INFO).write_text(json.dumps(info, indent=1))
@@ -119,6 +120,7 @@ def read_arrays(path: str | os.PathLike, item: str) -> dict[str, np.ndarray]:
     shapes = info["arrays"].get(item)
     if shapes is None:
         raise ValueError(f"{path} holds no {item!r} arrays; it is not a run's `last`.")
+    _check_files(path, item, info)
     try:
         with _checkpointer() as checkpointer:
             targets = {name: _empty(shape) for name, shape in shapes.items()}
@@ -139,6 +141,14 @@ def to_arrays(
     """
     named = _named(nnx.as_pure(tree))
     return {name: np.asarray(fetch(leaf)) for name, leaf in named.items()}
+
+
+def check_architecture(path: str | os.PathLike, item: str, *trees: Any) -> None:
+    """Raise unless an item of a checkpoint has the arrays of these trees."""
+    needed = {}
+    for tree in trees:
+        needed |= _shapes(_named(nnx.as_pure(tree)))
+    _check_architecture(path, needed, read_info(path)["arrays"][item])
 
 
 def from_arrays(path: str | os.PathLike, tree: Any, arrays: dict[str, Any]) -> Any:
@@ -206,6 +216,37 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     return crc
 
 
+def _files(directory: Path) -> dict[str, list[int]]:
+    """Return the size and the checksum of each file below a directory."""
+    names = sorted(p for p in directory.rglob("*") if p.is_file())
+    return {p.relative_to(directory).as_posix(): _size_and_crc(p) for p in names}
+
+
+def _size_and_crc(path: Path) -> list[int]:
+    size = crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            size, crc = size + len(chunk), zlib.crc32(chunk, crc)
+    return [size, crc]
+
+
+def _check_files(path: Path, item: str, info: Mapping[str, Any]) -> None:
+    """Raise where a file is not as it was written.
+
+    Orbax would find that out in threads of its own, each of which prints a traceback.
+    """
+    directory = (_existing(path) or path) / item
+    for name, expected in info.get("files", {}).get(item, {}).items():
+        file = directory / name
+        try:
+            found = _size_and_crc(file)
+        except OSError as error:
+            raise _damaged(path, error) from error
+        if found != expected:
+            wrong = "checksum is wrong" if found[0] == expected[0] else "size is wrong"
+            raise _damaged(path, ValueError(f"{item}/{name}: the {wrong}"))
+
+
 def _checkpointer() -> ocp.StandardCheckpointer:
     """Return one that waits for no other process: the caller says who writes."""
     process = jax.process_index()
@@ -234,14 +275,15 @@ def _existing(path: Path) -> Path | None:
     return next((p for p in (path, _earlier(path)) if p.exists()), None)
 
 
-def _versions() -> dict[str, str]:
-    versions = {}
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries that a run depends on."""
+    found = {}
     for name in _LIBRARIES:
         try:
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # run from a source tree
-            versions[name] = "unknown"
-    return versions
+            found[name] = "unknown"
+    return found
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -79,8 +79,10 @@ def test_jit_vmap_and_scan_agree_with_eager():
 @pytest.mark.parametrize(
     ("key", "x", "options", "error", "message"),
     [
-        (jax.random.PRNGKey(0), batch(), {}, TypeError, "need a typed key"),
-        (0, batch(), {}, TypeError, "got int as its key"),
+        (0, batch(), {}, TypeError, "key=0 is not a PRNG key"),
+        (None, batch(), {}, TypeError, "got no key"),
+        (batch(), jax.random.key(0), {}, TypeError, "exchange the arguments"),
+        (jax.random.key(0), batch(), {"channel_axis": 2}, ValueError, "channel_axis=2"),
         (jax.random.key(0), batch()[0], {}, ValueError, r"got images \(6, 5, 3\)"),
         (
             jax.random.split(jax.random.key(0), 3),
@@ -95,3 +97,35 @@ def test_jit_vmap_and_scan_agree_with_eager():
 def test_misuse(key, x, options, error, message):
     with pytest.raises(error, match=message):
         pad_crop_flip(key, x, **options)
+
+
+def test_legacy_keys_are_keys():
+    """`jax.random.PRNGKey(seed)`, and a batch of them."""
+    x, keys = batch(), jax.random.split(jax.random.key(3), 8)
+    expected = pad_crop_flip(jax.random.key(3), x)
+    assert np.array_equal(pad_crop_flip(jax.random.PRNGKey(3), x), expected)
+    data = jax.random.key_data(keys)
+    assert np.array_equal(pad_crop_flip(data, x), pad_crop_flip(keys, x))
+
+
+@pytest.mark.parametrize("channel_axis", [None, 1, -3])
+def test_channels_first_are_moved_as_channels_last(channel_axis):
+    """The pixels are shifted, and not the channels."""
+    x, key = batch(), jax.random.key(7)
+    first = np.moveaxis(x, -1, 1)
+    result = pad_crop_flip(key, first, padding=2, channel_axis=channel_axis)
+    expected = pad_crop_flip(key, x, padding=2, channel_axis=-1)
+    assert result.dtype == x.dtype
+    assert np.array_equal(np.moveaxis(result, 1, -1), expected)
+    assert np.array_equal(expected, pad_crop_flip(key, x, padding=2))
+
+
+@pytest.mark.parametrize("shape", [(8, 4, 3, 3), (8, 6, 5, 16), (8, 3, 3, 1)])
+def test_a_layout_that_cannot_be_seen_has_to_be_said(shape):
+    """Small images and many channels."""
+    x = np.arange(np.prod(shape)).reshape(shape)
+    with pytest.raises(ValueError, match="say channel_axis=-1 for"):
+        pad_crop_flip(jax.random.key(0), x)
+    for axis in (1, -1):
+        result = pad_crop_flip(jax.random.key(0), x, padding=1, channel_axis=axis)
+        assert result.shape == shape

@@ -1,5 +1,6 @@
 """Checkpoints: what comes back, and what is said where nothing can."""
 
+import gc
 import json
 import pathlib
 import shutil
@@ -238,3 +239,38 @@ def test_a_removal_killed_anywhere_leaves_all_or_nothing(
         assert storage.read_arrays(path, "model")["w"].shape == (3,)
     storage.remove(path)
     assert not storage.exists(path)
+
+
+def damage(file, how):
+    """Change one file of a checkpoint."""
+    content = file.read_bytes()
+    half = len(content) // 2
+    if how == "truncated":
+        file.write_bytes(content[:half])
+    elif how == "changed":
+        file.write_bytes(content[:half] + b"\xff" + content[half + 1 :])
+    else:
+        file.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncated", "changed", "lost"])
+def test_a_damaged_file_is_one_error_and_no_traceback_of_a_thread(path, how, capfd):
+    """Orbax would print one for each of its threads, 'Event loop is closed'."""
+    file = next(p for p in sorted((path / "model").rglob("d/*")) if p.is_file())
+    damage(file, how)
+    with pytest.raises(ValueError, match="unreadable or incomplete") as error:
+        training.load_checkpoint(path, Net())
+    assert file.name in str(error.value)
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_orbax_is_not_asked_for_a_damaged_checkpoint(path, monkeypatch):
+    """Whatever file it is."""
+    monkeypatch.setattr(storage, "_checkpointer", None)
+    for file in [p for p in (path / "model").rglob("*") if p.is_file()]:
+        content = file.read_bytes()
+        damage(file, "truncated")
+        with pytest.raises(ValueError, match="the size is wrong"):
+            training.load_checkpoint(path, Net())
+        file.write_bytes(content)
