@@ -106,11 +106,11 @@ def evaluate(
         batch_size = default_batch_size(x.shape[0], placing.num_devices)
     size = _check_batch_size(batch_size, placing.num_devices)
     rows, _ = next(_forward.batches(np.arange(x.shape[0]), size))
-    logits_fn = as_pytree(logits_fn, x[rows]) or logits_fn
+    model = as_pytree(logits_fn, x[rows]) or logits_fn
     attack = _batch.as_pytree(attack)
-    _check_model(logits_fn, x[rows], y[rows], y, target)
+    _check_model(model, x[rows], y[rows], y, target)
     x, y, target = jax.tree.map(np.asarray, (x, y, target))
-    problem = _forward.prepare(logits_fn, threat, x, target, placing, size)
+    problem = _forward.prepare(model, threat, x, target, placing, size)
     _model_checks.check_finite_logits(problem.logits)
     stages = _stages.of(attack, problem, keys, is_queued=stop_early)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
