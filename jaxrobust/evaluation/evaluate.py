@@ -14,8 +14,9 @@ from jaxrobust import _batch, _checks, _model_checks, _processes, losses
 from jaxrobust._placing import Placing
 from jaxrobust.attacks._call import any_tracer, as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
+from jaxrobust.evaluation._fingerprint import fingerprint
 from jaxrobust.evaluation._papers import papers
-from jaxrobust.evaluation._saved import StateFile, fingerprint
+from jaxrobust.evaluation._saved import StateFile
 from jaxrobust.evaluation.report import Report
 from jaxrobust.types import Array, Attack, LogitsFn, Threat
 
@@ -69,8 +70,10 @@ def evaluate(
         survive the earlier ones, to report what each breaks alone.
       mesh: Devices over which batches are spread; the model's arrays are copied to all
         of them unless they are on the mesh already.
-      state_file: Where to save the state; a run that was killed goes on from there. On
-        several processes, a path on a file system that all of them see.
+      state_file: Where to save the state; a run that was killed goes on from there, if
+        model, attack and data are the same: their programs and arrays are compared. So
+        it is refused for a model that calls the host (`jax.pure_callback`). On several
+        processes, a path on a file system that all of them see.
       save_every: Seconds between two savings.
       progress: Whether to show a bar, on a terminal.
 
@@ -116,20 +119,21 @@ def evaluate(
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
     key_data = None if key is None else jax.random.key_data(key)
     chosen = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
-    digest = fingerprint(
-        problem, settings, (y, chosen, key_data, stop_early, individually)
-    )
-    file = StateFile(state_file, digest, save_every)
-    total, alone = _stages.run(
-        stages,
-        problem,
-        y,
-        chosen,
-        size,
-        file,
-        individually=individually,
-        progress=progress,
-    )
+    digest = ""
+    if state_file is not None:
+        extra = (y, chosen, key_data, stop_early, individually)
+        digest = fingerprint(problem, stages, settings, extra, size)
+    with StateFile(state_file, digest, save_every) as file:
+        total, alone = _stages.run(
+            stages,
+            problem,
+            y,
+            chosen,
+            size,
+            file,
+            individually=individually,
+            progress=progress,
+        )
     figures = _forward.measure(problem, y, total.x_adv, size)
     audit = _audit.audit(total.x_adv, x, figures["distance"], threat)
     audit["logits_not_finite"] = int((~np.isfinite(figures["confidence_adv"])).sum())
