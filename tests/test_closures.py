@@ -246,3 +246,18 @@ def test_nothing_keeps_a_model_alive(kind):
         del fn, weights
     gc.collect()
     assert [reference() for reference in references] == [None] * 2
+
+
+@pytest.mark.parametrize("kind", ["mesh", "device"])
+def test_data_on_other_devices(kind):
+    """What a closure captures may have been placed on one device."""
+    if jax.device_count() < 4:
+        pytest.skip("needs 4 devices: the suite's conftest.py makes virtual ones")
+    mesh = jax.make_mesh((4,), "b", axis_types=(jax.sharding.AxisType.Auto,))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("b"))
+    place = spread if kind == "mesh" else jax.devices()[1]
+    weights = jax.device_put(W, jax.devices()[0])
+    x, y = jax.device_put((X, Y), place)
+    x_adv = jr.FGSM()(lambda x: x @ weights, x, y, threat=THREAT)
+    np.testing.assert_array_equal(x_adv, attack(lambda x: x @ W))
+    assert x_adv.devices() == x.devices()

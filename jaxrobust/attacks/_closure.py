@@ -19,6 +19,9 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxrobust import _batch
 
 
 def hoist(function: Callable, x: Any) -> tuple[Callable, tuple]:
@@ -38,7 +41,7 @@ def hoist(function: Callable, x: Any) -> tuple[Callable, tuple]:
     if any(isinstance(array, jax.core.Tracer) for array in program.consts):
         return key, tuple(program.consts)
     with jax.ensure_compile_time_eval():  # NumPy's are copied to the device once
-        return key, tuple(map(_as_jax, program.consts))
+        return key, tuple(_beside(array, x) for array in program.consts)
 
 
 class _Program:
@@ -265,8 +268,19 @@ def _identity(array: Any) -> Any:
     return str(array.dtype), array.shape, hashlib.sha256(array.tobytes()).digest()
 
 
-def _as_jax(array: Any) -> jax.Array:
-    return array if isinstance(array, jax.Array) else jnp.asarray(np.asarray(array))
+def _beside(array: Any, x: Any) -> jax.Array:
+    """Return a captured array where it can be used together with `x`."""
+    array = array if isinstance(array, jax.Array) else jnp.asarray(np.asarray(array))
+    # Arguments have to be on the same devices, constants had not.
+    if not getattr(x, "committed", False) or array.devices() == x.devices():
+        return array
+    sharding = x.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, PartitionSpec())
+    if _batch.is_keys(array):
+        data = jax.device_put(np.asarray(jax.random.key_data(array)), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    return jax.device_put(np.asarray(array), sharding)
 
 
 def _text(program: ClosedJaxpr, structure: Any) -> str:
