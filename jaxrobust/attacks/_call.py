@@ -5,17 +5,14 @@ turns a call `attack(logits_fn, x, y, threat=..., key=...)` into it. Inside a
 transformation (jit, vmap, grad, shard_map) it adds nothing but the keys.
 """
 
-import hashlib
-import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.extend
 import numpy as np
 
 from jaxrobust import _batch, _checks, _model_checks, _threat_rows
-from jaxrobust.attacks import items
+from jaxrobust.attacks import _closure, items
 from jaxrobust.convolution import fast_convolutions
 
 # So many examples show whether a model returns probabilities; all would cost a forward
@@ -25,61 +22,19 @@ _FEW = 8
 _NUMERIC = (jax.Array, np.ndarray, np.generic, int, float)
 
 
-class _Closure:
-    """A plain function as a compilation key: the function and what it computes now.
-
-    `jax.jit` would freeze what a closure captures at its first call, and an attack on
-    a model that has been trained or switched to evaluation since would silently attack
-    the old one. The jaxpr holds the numbers and the choices of that moment; the arrays
-    beside it are compared by identity, NumPy's, which can be overwritten, by value.
-    """
-
-    def __init__(self, function: Callable, jaxpr: jax.extend.core.ClosedJaxpr):
-        self.function = function
-        self._captured = jaxpr.consts  # kept alive: a free id could be given out again
-        program = _ADDRESS.sub("", str(jaxpr.jaxpr))
-        self._version = (program, *map(_identity, jaxpr.consts))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.function(x)
-
-    def __hash__(self) -> int:
-        return hash(self._version)
-
-    def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, _Closure)
-            and self._version == other._version
-            and bool(self.function == other.function)
-        )
-
-
-# Functions inside a jaxpr are printed with their address, which says nothing.
-_ADDRESS = re.compile(r"0x[0-9a-f]+")
-
-
-def _identity(captured: Any) -> Any:
-    if isinstance(captured, jax.Array):
-        return id(captured)
-    return hashlib.sha256(np.asarray(captured).tobytes()).digest()
-
-
 def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
     """Return `logits_fn` as a pytree for `jax.jit`, or None inside a transformation.
 
-    A callable pytree (`Partial`, an Equinox or NNX module) is one already.
+    A callable pytree (`Partial`, an Equinox or NNX module) is one already. The caller keeps
+    any other function alive for as long as it uses the result.
     """
     leaves = jax.tree.leaves(logits_fn)
     # An Equinox module may have functions among its leaves: then it is a closure.
     if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
         return None if any_tracer(leaves) else logits_fn
     with _model_checks.explain_model_errors(x):
-        jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(
-            jax.ShapeDtypeStruct(x.shape, x.dtype)
-        )
-    if any_tracer(jaxpr.consts):
-        return None
-    return jax.tree_util.Partial(_Closure(logits_fn, jaxpr))
+        key, arrays = _closure.hoist(logits_fn, x)
+    return None if any_tracer(arrays) else jax.tree_util.Partial(key, arrays)
 
 
 @jax.jit

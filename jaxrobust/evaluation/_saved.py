@@ -6,12 +6,13 @@ processes all read it, and process 0 alone writes, when its clock says so.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
+import secrets
 import time
 import zipfile
+import zlib
 from typing import Any, cast
 
 import jax
@@ -19,12 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import _batch, _processes
+from jaxrobust._checks import warn_user
+from jaxrobust._lock import Lock
 from jaxrobust.evaluation import _slots
 from jaxrobust.evaluation._problem import Found, Points, Problem, Stage
 from jaxrobust.evaluation._slots import Slots
 from jaxrobust.evaluation.report import storable
 
 _FORMAT = "jaxrobust-evaluation-3"
+
+# What reading a file may raise that is none of ours.
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclasses.dataclass
@@ -47,22 +53,38 @@ class Saved:
 
 
 class StateFile:
-    """Writes a state file every so often; does nothing without a path."""
+    """Writes a state file every so often; does nothing without a path.
+
+    A context manager: inside, no other evaluation may use the path.
+    """
 
     def __init__(self, path: str | os.PathLike | None, fingerprint: str, every: float):
         """Save to `path`, no more often than `every` seconds."""
         self.path = None if path is None else pathlib.Path(path)
         self._fingerprint, self._every = fingerprint, every
         self._last = time.monotonic()
-        if self.path is not None:
-            parent = self.path.parent
-            _processes.first(
-                lambda: parent.mkdir(parents=True, exist_ok=True), f"making {parent}"
-            )
-            _processes.check_shared(self.path)
+        self._lock = None if self.path is None else Lock(self.path)
+
+    def __enter__(self) -> "StateFile":
+        """Make the directory, and see that nobody else is writing there."""
+        path, lock = self.path, self._lock
+        if path is not None and lock is not None:
+
+            def prepare() -> None:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock.acquire()
+
+            _processes.first(prepare, f"preparing {path}")
+            _processes.check_shared(path)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let others use the path."""
+        if self._lock is not None:
+            self._lock.release()
 
     def save(self, saved: Saved, problem: Problem) -> None:
-        """Write whole or not at all, if it is time."""
+        """Write whole or not at all, if it is time; a full disk is no reason to stop."""
         if self.path is None:
             return
         if not _processes.decide(time.monotonic() - self._last >= self._every):
@@ -76,7 +98,7 @@ class StateFile:
         }
         arrays["meta"] = np.array(json.dumps(meta))
         path = self.path
-        _processes.first(lambda: _write(path, arrays), f"writing {path}")
+        _processes.first(lambda: _try_to_write(path, arrays), f"writing {path}")
         self._last = time.monotonic()
 
     def load(self, problem: Problem, stages: Any) -> Saved | None:
@@ -93,29 +115,35 @@ class StateFile:
 
     def _read(self, problem: Problem) -> tuple[dict[str, np.ndarray], Any] | None:
         """Return the arrays and what is said of them, after checking both."""
-        if self.path is None or not self.path.exists():
+        if self.path is None or not os.path.lexists(self.path):
             return None
         advice = "give another state_file, or remove it to begin again."
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                arrays = dict(file)
-            meta = json.loads(str(arrays.pop("meta")))
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            arrays, meta = _parse(self.path)
+        except _UNREADABLE as error:
             raise ValueError(
                 f"{self.path} is not a state file of an evaluation ({error}): {advice}"
             ) from error
         if meta.get("format") != _FORMAT:
-            raise ValueError(f"{self.path} has format {meta.get('format')!r}: {advice}")
-        # The model is recognised by its answers; another program or machine rounds them
-        # differently.
+            raise ValueError(
+                f"{self.path} has format {meta.get('format')!r}, this version reads "
+                f"{_FORMAT!r}: {advice}"
+            )
+        missing = {*_NEEDED} - {*arrays, *meta}
+        if missing:
+            raise ValueError(
+                f"{self.path} is not a whole state file, {sorted(missing)} are missing: "
+                f"{advice}"
+            )
+        # Another program or machine rounds logits differently.
         logits = arrays.pop("logits")
         is_same = logits.shape == problem.logits.shape and np.allclose(
             logits, problem.logits, rtol=1e-3, atol=1e-3, equal_nan=True
         )
         if meta["fingerprint"] != self._fingerprint or not is_same:
             raise ValueError(
-                f"{self.path} belongs to another evaluation (another model, data, attack, "
-                f"threat, key, batch size or version): {advice}"
+                f"{self.path} belongs to another evaluation (another model, gradient, "
+                f"data, attack, threat, key, batch size or version): {advice}"
             )
         return arrays, meta
 
@@ -123,30 +151,61 @@ class StateFile:
         """Remove the file of an evaluation that has ended."""
         if self.path is not None:
             path = self.path
-            _processes.first(lambda: path.unlink(missing_ok=True), f"removing {path}")
+            _processes.first(lambda: _try_to_remove(path), f"removing {path}")
 
 
-def fingerprint(problem: Problem, settings: dict[str, Any], extra: Any) -> str:
-    """Return a digest of everything that the result depends on, but the model."""
-    digest = hashlib.sha256(json.dumps(settings, default=str, sort_keys=True).encode())
-    leaves = jax.tree.leaves((problem.x, problem.y, problem.threat))
-    for leaf in (*leaves, *jax.tree.leaves(extra)):
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
+def _parse(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a state file and what is said of them."""
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+        raise ValueError("it holds a single array")
+    with file:
+        arrays = dict(file)
+    meta = json.loads(str(arrays.pop("meta")))
+    if not isinstance(meta, dict):
+        raise ValueError("its meta is not a dictionary")
+    return arrays, meta
+
+
+def _try_to_write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
+    # A name of its own: whoever else writes here does not find it gone.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        try:
+            _write(temporary, arrays)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        warn_user(
+            f"{path} could not be written ({error}): the evaluation goes on and tries "
+            "again at the next saving. If it is killed before that, what was found since "
+            "the last saving is lost."
+        )
 
 
 def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
+    with path.open("wb") as file:
         cast(Any, np.savez)(file, **arrays)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
+
+
+def _try_to_remove(path: pathlib.Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        warn_user(
+            f"{path} could not be removed ({error}): the evaluation has ended, remove it."
+        )
 
 
 _POINTS = ("x_adv", "loss", "is_broken")
 _FOUND = ("x_adv", "worth", "broken_by")
 _SLOTS = ("rows", "items", "steps", "waiting")
+_NEEDED = ("alone", "logits", "fingerprint", "number", "counts")
+_NEEDED += tuple(f"points.{field}" for field in _POINTS)
+_NEEDED += tuple(f"found.{field}" for field in _FOUND)
 
 
 def _to_arrays(saved: Saved, placing: Any) -> dict[str, np.ndarray]:

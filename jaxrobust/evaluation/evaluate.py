@@ -22,8 +22,9 @@ from jaxrobust._placing import Placing
 from jaxrobust.attacks import items
 from jaxrobust.attacks._call import any_tracer, as_pytree
 from jaxrobust.evaluation import _audit, _forward, _stages
+from jaxrobust.evaluation._fingerprint import fingerprint
 from jaxrobust.evaluation._papers import papers
-from jaxrobust.evaluation._saved import StateFile, fingerprint
+from jaxrobust.evaluation._saved import StateFile
 from jaxrobust.evaluation.report import Report
 from jaxrobust.types import Array, Attack, LogitsFn, Threat
 
@@ -82,8 +83,10 @@ def evaluate(
         survive the earlier ones, to report what each breaks alone.
       mesh: Devices over which batches are spread; the model's arrays are copied to all
         of them unless they are on the mesh already.
-      state_file: Where to save the state; a run that was killed goes on from there. On
-        several processes, a path on a file system that all of them see.
+      state_file: Where to save the state; a run that was killed goes on from there, if
+        model, attack and data are the same: their programs and arrays are compared. So
+        it is refused for a model that calls the host (`jax.pure_callback`). On several
+        processes, a path on a file system that all of them see.
       save_every: Seconds between two savings.
       progress: Whether to show a bar, on a terminal.
 
@@ -126,9 +129,9 @@ def evaluate(
     stages = _stages.of(attack, keys, y, target, threat, is_queued=stop_early)
     _check_target(stages, y, target, among)
     rows, _ = next(_forward.batches(np.arange(x.shape[0]), size))
-    logits_fn = as_pytree(logits_fn, x[rows]) or logits_fn
-    _check_model(logits_fn, x[rows], y)
-    problem = _forward.prepare(logits_fn, threat, x, y, placing, size)
+    model = as_pytree(logits_fn, x[rows]) or logits_fn
+    _check_model(model, x[rows], y)
+    problem = _forward.prepare(model, threat, x, y, placing, size)
     _model_checks.check_finite_logits(problem.logits)
     _stages.check(stages, problem, size)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
@@ -137,20 +140,20 @@ def evaluate(
     chosen = among.copy()
     if not include_misclassified and (len(stages) > 1 or stages[0].is_queued):
         chosen &= problem.is_correct
-    file = StateFile(
-        state_file,
-        fingerprint(problem, settings, (target, chosen, key_data, individually)),
-        save_every,
-    )
-    found, alone = _stages.run(
-        stages,
-        problem,
-        chosen,
-        size,
-        file,
-        individually=individually,
-        progress=progress,
-    )
+    digest = ""
+    if state_file is not None:
+        extra = (chosen, key_data, individually)
+        digest = fingerprint(problem, stages, settings, extra, size)
+    with StateFile(state_file, digest, save_every) as file:
+        found, alone = _stages.run(
+            stages,
+            problem,
+            chosen,
+            size,
+            file,
+            individually=individually,
+            progress=progress,
+        )
     figures = _forward.measure(problem, found.x_adv, size)
     audit = _audit.audit(found.x_adv, x, figures["distance"], threat)
     audit["logits_not_finite"] = int((~figures.pop("is_number")).sum())
