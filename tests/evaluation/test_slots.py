@@ -60,7 +60,10 @@ def test_needed_evaluations_are_counted_one_by_one():
         needed += _evaluations_until_broken(X[i : i + 1], Y[i : i + 1], keys[i])
     report = evaluate()
     assert report.cost["gradients_needed"] == needed
-    assert report.cost["forwards"] == report.cost["forwards_needed"] == 2 * N
+    # The clean points, the points of the stage, and the points of the report.
+    num_attacked = int((MODEL(X).argmax(-1) == Y).sum())
+    assert report.cost["forwards_needed"] == 2 * N + num_attacked
+    assert report.cost["forwards"] >= report.cost["forwards_needed"]
 
 
 @jax.jit
@@ -242,7 +245,8 @@ def test_a_break_that_is_not_confirmed_stays_open(monkeypatch):
     monkeypatch.setattr(_forward, "over_batches", doubtful)
     report = evaluate(attack)
     first, second = report.credit()
-    assert first["new_breaks"] == 0 and report.audit["not_confirmed"] == calls[0] > 0
+    claimed = before.credit()[0]["new_breaks"]
+    assert first["new_breaks"] == 0 and report.audit["not_confirmed"] == claimed > 0
     assert second["new_breaks"] >= before.credit()[0]["new_breaks"]
     np.testing.assert_array_equal(report.is_robust, before.is_robust)
 
