@@ -5,6 +5,7 @@ turns a call `attack(logits_fn, x, y, threat=..., key=...)` into it. Inside a
 transformation (jit, vmap, grad, shard_map) it adds nothing but the keys.
 """
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import numpy as np
 
 from jaxrobust import _batch, _checks, _model_checks, _threat_rows
 from jaxrobust.attacks import items
+from jaxrobust.attacks.expectation import Expectation
 from jaxrobust.convolution import fast_convolutions
 
 # So many examples show whether a model returns probabilities; all would cost a forward
@@ -40,8 +42,8 @@ class _Closure:
         program = _ADDRESS.sub("", str(jaxpr.jaxpr))
         self._version = (program, *map(_identity, jaxpr.consts))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.function(x)
+    def __call__(self, *arrays: jax.Array) -> jax.Array:
+        return self.function(*arrays)
 
     def __hash__(self) -> int:
         return hash(self._version)
@@ -67,19 +69,31 @@ def _identity(captured: Any) -> Any:
 def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
     """Return `logits_fn` as a pytree for `jax.jit`, or None inside a transformation.
 
-    A callable pytree (`Partial`, an Equinox or NNX module) is one already.
+    A callable pytree (`Partial`, an Equinox or NNX module) is one already. An expectation
+    stays one, whatever it is made of.
     """
-    leaves = jax.tree.leaves(logits_fn)
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    if not isinstance(logits_fn, Expectation):
+        return _as_pytree(logits_fn, shape)
+    if any_tracer([logits_fn.key]):
+        return None
+    keys = jax.ShapeDtypeStruct(x.shape[:1], logits_fn.key.dtype)
+    model_fn = _as_pytree(logits_fn.model_fn, shape, keys)
+    if model_fn is None:
+        return None
+    return dataclasses.replace(logits_fn, model_fn=model_fn)
+
+
+def _as_pytree(function: Callable, *shapes: Any) -> Callable | None:
+    leaves = jax.tree.leaves(function)
     # An Equinox module may have functions among its leaves: then it is a closure.
     if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
-        return None if any_tracer(leaves) else logits_fn
-    with _model_checks.explain_model_errors(x):
-        jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(
-            jax.ShapeDtypeStruct(x.shape, x.dtype)
-        )
+        return None if any_tracer(leaves) else function
+    with _model_checks.explain_model_errors(shapes[0]):
+        jaxpr = jax.make_jaxpr(lambda *arrays: function(*arrays))(*shapes)
     if any_tracer(jaxpr.consts):
         return None
-    return jax.tree_util.Partial(_Closure(logits_fn, jaxpr))
+    return jax.tree_util.Partial(_Closure(function, jaxpr))
 
 
 @jax.jit

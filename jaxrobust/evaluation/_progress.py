@@ -42,6 +42,10 @@ class ProgressBar:
         text = f"robust <= {bound:.2f}% [{100 * low:.2f}, {100 * high:.2f}]"
         self._bar.update(self._task, completed=done, text=text)
 
+    def advance(self, count: int) -> None:
+        """Show that so many runs more are over; nothing is known of the bound."""
+        self._bar.advance(self._task, count)
+
     def __enter__(self) -> "ProgressBar":
         """Start the display."""
         self._bar.start()
