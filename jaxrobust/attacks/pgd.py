@@ -283,18 +283,14 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
     The slope of a confident example, as small as 1e-38, is scaled to 1 before it goes
     through the model, which may compute in half precision or multiply by small weights.
     """
+    outputs_fn, values_of, averaged = logits_fn, loss, _same
     if isinstance(logits_fn, Expectation) and isinstance(loss, losses.Expected):
-        output_fn, average, values_of = (
-            logits_fn.draws,
-            logits_fn.averaged,
-            loss.of_draws,
-        )
-    else:
-        output_fn, average, values_of = logits_fn, _same, loss
-    logits, pull_back = jax.vjp(output_fn, x_adv)
+        outputs_fn, values_of = logits_fn.draws, loss.of_draws  # [B, S, C]
+        averaged = logits_fn.averaged
+    logits, pull_back = jax.vjp(outputs_fn, x_adv)
 
     def total(logits: Array):
-        values, logits = values_of(logits, y), average(logits)
+        values, logits = values_of(logits, y), averaged(logits)
         return jnp.sum(values), (values, losses.is_success(loss, logits, y))
 
     wide = _logits.wide(logits)
