@@ -61,14 +61,19 @@ def check_key(attack: Any, key: Any) -> jax.Array | None:
                 f"key=jax.random.key(0){instead * hasattr(attack, 'random_start')}."
             )
         return None
-    if not _batch.is_keys(key):
-        is_raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
-        if not is_raw:
-            raise TypeError(
-                f"key={key!r} is not a PRNG key: pass key=jax.random.key(seed)."
-            )
-        key = jax.random.wrap_key_data(jnp.asarray(key))
-    return key
+    return typed_key(key)
+
+
+def typed_key(key: Any) -> jax.Array:
+    """Return a key, typed or of the older kind (uint32), as a typed one."""
+    if _batch.is_keys(key):
+        return key
+    is_raw = isinstance(key, jax.Array | np.ndarray) and key.dtype == np.uint32
+    if not is_raw:
+        raise TypeError(
+            f"key={key!r} is not a PRNG key: pass key=jax.random.key(seed)."
+        )
+    return jax.random.wrap_key_data(jnp.asarray(key))
 
 
 def check_key_shape(key: jax.Array | None, num_examples: int) -> None:

@@ -5,6 +5,7 @@ max-pooling in its jaxpr for a primitive of equal value whose gradients XLA:CPU 
 and runs the result. Everything else stays as it was.
 """
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -61,7 +62,7 @@ def fast_convolutions(fn: Callable) -> Callable:
     """
     if isinstance(fn, jax.tree_util.Partial) and fn.func in (_fast, _plain):
         return fn
-    return jax.tree_util.Partial(_fast, fn)
+    return _inside(fast_convolutions, fn) or jax.tree_util.Partial(_fast, fn)
 
 
 def plain_convolutions(fn: Callable) -> Callable:
@@ -80,7 +81,16 @@ def plain_convolutions(fn: Callable) -> Callable:
       >>> print(jr.fgsm(plain_convolutions(lambda x: x), x, y, threat=jr.Linf(0.25)))
       [[0.5  0.25]]
     """
-    return jax.tree_util.Partial(_plain, fn)
+    return _inside(plain_convolutions, fn) or jax.tree_util.Partial(_plain, fn)
+
+
+def _inside(mark: Callable, fn: Callable) -> Callable | None:
+    """Return an expectation with its model marked: attacks and evaluation know its type."""
+    from jaxrobust.attacks.expectation import Expectation  # which imports this module
+
+    if not isinstance(fn, Expectation):
+        return None
+    return dataclasses.replace(fn, model_fn=mark(fn.model_fn))
 
 
 def is_slow_in_loops(fn: Callable, *args: Any) -> bool:

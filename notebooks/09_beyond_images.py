@@ -95,7 +95,7 @@ print(
 threat = jr.Linf(0.15)
 key = jax.random.key(1)
 target = (y + 1) % 10
-view = jr.eot(logits_fn, rotate, key=key, num_samples=16)
+view = jr.eot(logits_fn, rotate, key=key, num_samples=16, average="log_probs")
 targeted = jr.losses.targeted
 plain = jr.PGD(num_steps=30, loss=targeted(jr.losses.cross_entropy))(
     logits_fn, x, target, threat=threat, key=key

@@ -5,6 +5,7 @@ turns a call `attack(logits_fn, x, y, threat=..., key=...)` into it. Inside a
 transformation (jit, vmap, grad, shard_map) it adds nothing but the keys.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from jaxrobust import _batch, _checks, _model_checks, _threat_rows
 from jaxrobust.attacks import _closure, items
+from jaxrobust.attacks.expectation import Expectation
 from jaxrobust.convolution import fast_convolutions
 
 # So many examples show whether a model returns probabilities; all would cost a forward
@@ -26,14 +28,27 @@ def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
     """Return `logits_fn` as a pytree for `jax.jit`, or None inside a transformation.
 
     A callable pytree (`Partial`, an Equinox or NNX module) is one already. The caller keeps
-    any other function alive for as long as it uses the result.
+    any other function alive for as long as it uses the result. An expectation stays one,
+    whatever it is made of.
     """
-    leaves = jax.tree.leaves(logits_fn)
+    if not isinstance(logits_fn, Expectation):
+        return _as_pytree(logits_fn, x)
+    if any_tracer([logits_fn.key]):
+        return None
+    keys = jax.ShapeDtypeStruct(x.shape[:1], logits_fn.key.dtype)
+    model_fn = _as_pytree(logits_fn.model_fn, x, keys)
+    if model_fn is None:
+        return None
+    return dataclasses.replace(logits_fn, model_fn=model_fn)
+
+
+def _as_pytree(function: Callable, x: Any, *keys: Any) -> Callable | None:
+    leaves = jax.tree.leaves(function)
     # An Equinox module may have functions among its leaves: then it is a closure.
     if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
-        return None if any_tracer(leaves) else logits_fn
+        return None if any_tracer(leaves) else function
     with _model_checks.explain_model_errors(x):
-        key, arrays = _closure.hoist(logits_fn, x)
+        key, arrays = _closure.hoist(function, x, *keys)
     return None if any_tracer(arrays) else jax.tree_util.Partial(key, arrays)
 
 

@@ -6,6 +6,7 @@ it would keep the arrays for as long as the process runs. So the function is tra
 every attack. Its program, without the arrays, is the key of the compilation.
 """
 
+import functools
 import hashlib
 import os
 import re
@@ -24,20 +25,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxrobust import _batch
 
 
-def hoist(function: Callable, x: Any) -> tuple[Callable, tuple]:
+def hoist(function: Callable, x: Any, *rest: Any) -> tuple[Callable, tuple]:
     """Return a compilation key that computes `function`, and the arrays it is called with.
 
     Args:
       function: A plain function `[B, ...] -> [B, C]`; the caller keeps it alive.
       x: Inputs, of which only shape and type count.
+      *rest: Further arguments of the function, such as keys.
 
     Returns:
-      `key, arrays`, of which `key(arrays, x)` equals `function(x)`.
+      `key, arrays`, of which `key(arrays, x, *rest)` equals `function(x, *rest)`.
     """
-    program, structure = _trace(function, x)
+    arguments = (x, *rest)
+    program, structure = _trace(function, *arguments)
     if _has_own_rules(program.jaxpr):
-        return _Whole(function, program, x), tuple(program.consts)
-    key = _Program(function, program, structure, x)
+        return _Whole(function, program, arguments), tuple(program.consts)
+    key = _Program(function, program, structure, arguments)
     if any(isinstance(array, jax.core.Tracer) for array in program.consts):
         return key, tuple(program.consts)
     with jax.ensure_compile_time_eval():  # NumPy's are copied to the device once
@@ -51,18 +54,18 @@ class _Program:
     its compilations, and whatever they hold.
     """
 
-    def __init__(self, function: Callable, program: ClosedJaxpr, structure, x):
+    def __init__(self, function: Callable, program: ClosedJaxpr, structure, arguments):
         self._function = _weakly(function)
-        self._type = (x.shape, x.dtype)
+        self._type = _types(arguments)
         self._arrays = tuple(map(_Mark, program.consts))
         self._run = _runner(program, structure)
         self._version = (_text(program, structure), self._type, *_inside(program.jaxpr))
         self._is_alone = False
 
-    def __call__(self, arrays: tuple, x: jax.Array) -> Any:
-        if (x.shape, x.dtype) == self._type:
-            return self._run(arrays, x)
-        program, structure = _trace(self._function(), x)
+    def __call__(self, arrays: tuple, *arguments: jax.Array) -> Any:
+        if _types(arguments) == self._type:
+            return self._run(arrays, *arguments)
+        program, structure = _trace(self._function(), *arguments)
         places = self._places(program.consts)
         # A captured array that was not there before stays in the compiled program, and
         # so does what a derivative rule captures: then no later call may run it.
@@ -72,7 +75,7 @@ class _Program:
             const if place is None else arrays[place]
             for const, place in zip(program.consts, places, strict=True)
         ]
-        return _runner(program, structure)(consts, x)
+        return _runner(program, structure)(consts, *arguments)
 
     def _places(self, consts: Any) -> list[int | None]:
         """Return where each array of another trace stands among those of the first."""
@@ -104,11 +107,12 @@ class _Whole:
     can be overwritten, by value.
     """
 
-    def __init__(self, function: Callable, program: ClosedJaxpr, x: Any):
+    def __init__(self, function: Callable, program: ClosedJaxpr, arguments: tuple):
         self._function = function
         programs = [program]
         try:
-            programs.append(_trace(lambda x: _gradient(function, x), x)[0])
+            gradient = functools.partial(_gradient, function)
+            programs.append(_trace(gradient, *arguments)[0])
         except (TypeError, ValueError):
             pass  # no gradient: an attack that needs one says so
         # Kept alive: a free id could be given out again.
@@ -117,9 +121,9 @@ class _Whole:
         texts = [_text(program, None) for program in programs]
         self._version = (*texts, *inside, *map(_identity, self._arrays))
 
-    def __call__(self, arrays: tuple, x: jax.Array) -> Any:
+    def __call__(self, arrays: tuple, *arguments: jax.Array) -> Any:
         del arrays  # the function has them
-        return self._function(x)
+        return self._function(*arguments)
 
     def __hash__(self) -> int:
         return hash(self._version)
@@ -132,8 +136,8 @@ class _Whole:
         )
 
 
-def _gradient(function: Callable, x: jax.Array) -> Any:
-    out, pull = jax.vjp(function, x)
+def _gradient(function: Callable, x: jax.Array, *rest: jax.Array) -> Any:
+    out, pull = jax.vjp(lambda x: function(x, *rest), x)
     return pull(jax.tree.map(jnp.ones_like, out))
 
 
@@ -151,11 +155,15 @@ class _Mark:
         return not isinstance(array, jax.Array) and self._value == _identity(array)
 
 
-def _trace(function: Callable, x: Any) -> tuple[ClosedJaxpr, Any]:
+def _types(arguments: tuple) -> tuple:
+    return tuple((array.shape, array.dtype) for array in arguments)
+
+
+def _trace(function: Callable, *arguments: Any) -> tuple[ClosedJaxpr, Any]:
     """Return the program of a function and the structure of its result."""
-    program, shape = jax.make_jaxpr(lambda x: function(x), return_shape=True)(
-        jax.ShapeDtypeStruct(x.shape, x.dtype)
-    )
+    shapes = [jax.ShapeDtypeStruct(*of) for of in _types(arguments)]
+    trace = jax.make_jaxpr(lambda *args: function(*args), return_shape=True)
+    program, shape = trace(*shapes)
     return _written_out(program), jax.tree.structure(shape)
 
 
@@ -164,7 +172,7 @@ def _runner(program: ClosedJaxpr, structure: Any) -> Callable:
     jaxpr = program.jaxpr
     jaxpr = jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars])
     run = jax.extend.core.jaxpr_as_fun(ClosedJaxpr(jaxpr, []))
-    return lambda arrays, x: jax.tree.unflatten(structure, run(*arrays, x))
+    return lambda arrays, *args: jax.tree.unflatten(structure, run(*arrays, *args))
 
 
 def _written_out(program: ClosedJaxpr) -> ClosedJaxpr:

@@ -80,7 +80,10 @@ class AutoAttack:
         apgd_t = Targets(APGD(loss=targeted), 5 if is_l1 else 9)
         fab_t = Targets(FAB(targeted=True), 9)
         if self.version == "rand":
-            return ("APGD-CE", APGD()), ("APGD-DLR", APGD(loss=dlr))
+            # The reference takes the loss of each draw, then the mean.
+            of_draws = map(losses.expected, (losses.cross_entropy, dlr))
+            apgd_ce, apgd_dlr = (APGD(loss=loss) for loss in of_draws)
+            return ("APGD-CE", apgd_ce), ("APGD-DLR", apgd_dlr)
         if self.version == "plus":
             return (
                 ("APGD-CE", Restarts(APGD(), 5)),
@@ -139,8 +142,9 @@ def autoattack(
     - "standard": APGD-CE, APGD-T on 9 targets, FAB-T on 9 targets, Square with 5000
       queries; for `L1` APGD-CE has 5 restarts and APGD-T 5 targets.
     - "plus": APGD-CE, APGD-DLR and FAB with 5 restarts, Square, APGD-T, FAB-T.
-    - "rand", for random models: APGD-CE and APGD-DLR. Pass the model through
-      `jr.randomized(model_fn, num_samples=20, key=...)`, which averages over its draws.
+    - "rand", for random models: APGD-CE and APGD-DLR on the mean loss of the draws. Pass
+      the model through `jr.randomized(model_fn, num_samples=20, key=...)`. Where the
+      reference keeps a point after one lucky draw, `jr.evaluate` judges it on fresh ones.
 
     Args:
       version: "standard", "plus" or "rand".

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _batch, _pytree
+from jaxrobust import _batch, _checks, _pytree
 from jaxrobust._repr import concise
 from jaxrobust.types import Array, LogitsFn
 
-AVERAGES = ("log_probs", "probs", "logits")
+AVERAGES = ("probs", "log_probs", "logits")
 
 
 @_pytree.register
@@ -30,10 +30,11 @@ class Expectation:
 
     Args:
       model_fn: Random model `(x [B, ...], keys [B]) -> logits [B, C]`.
-      key: A typed PRNG key.
+      key: A PRNG key.
       num_samples: Draws for each example at each iterate.
       average: What is averaged, see `eot`.
       fixed: The same draws at every iterate and for every example.
+      num_deployed: Draws that one prediction of the deployed model averages, see `eot`.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
@@ -47,26 +48,38 @@ class Expectation:
     model_fn: Callable
     key: Array
     num_samples: int = dataclasses.field(default=16, metadata={"static": True})
-    average: str = dataclasses.field(default="log_probs", metadata={"static": True})
+    average: str = dataclasses.field(default="probs", metadata={"static": True})
     fixed: bool = dataclasses.field(default=False, metadata={"static": True})
+    num_deployed: int | None = dataclasses.field(
+        default=None, metadata={"static": True}
+    )
 
     __repr__ = concise
 
     def __post_init__(self):
-        if not isinstance(self.num_samples, int) or self.num_samples < 1:
-            raise ValueError(
-                f"num_samples={self.num_samples!r}: a whole number of at least 1 is "
-                "needed."
-            )
+        for name in ("num_samples", "num_deployed"):
+            count = getattr(self, name)
+            is_left_out = name == "num_deployed" and count is None
+            if not is_left_out and (not isinstance(count, int) or count < 1):
+                raise ValueError(
+                    f"{name}={count!r}: a whole number of at least 1 is needed."
+                )
         if self.average not in AVERAGES:
             raise ValueError(f"average={self.average!r}: one of {AVERAGES} is needed.")
-        if not _batch.is_keys(self.key) or self.key.shape != ():
+        # The dataclass is frozen; this only makes an older kind of key a typed one.
+        object.__setattr__(self, "key", _checks.typed_key(self.key))
+        if self.key.shape != ():
             raise TypeError(
-                f"key={self.key!r}: one typed PRNG key is needed: jax.random.key(seed)."
+                f"key has shape {self.key.shape}: one PRNG key is needed, "
+                "jax.random.key(seed)."
             )
 
     def __call__(self, x: Array) -> Array:
         """Return the averaged logits `[B, C]`, float32."""
+        return self.averaged(self.draws(x))
+
+    def draws(self, x: Array) -> Array:
+        """Return the logits of each draw `[B, S, C]`, float32."""
         keys = jnp.broadcast_to(self.key, x.shape[:1])
         if not self.fixed:
             keys = jax.vmap(_fold_in_bits)(keys, x)
@@ -75,13 +88,16 @@ class Expectation:
             logits = self.model_fn(x, _batch.fold_in(keys, sample))
             return logits.astype(jnp.float32)
 
-        logits = jax.vmap(draw)(jnp.arange(self.num_samples))
+        return jax.vmap(draw, out_axes=1)(jnp.arange(self.num_samples))
+
+    def averaged(self, logits: Array) -> Array:
+        """Return what the logits of the draws `[B, S, C]` are together, `[B, C]`."""
         if self.average == "logits":
-            return jnp.mean(logits, 0)
+            return jnp.mean(logits, 1)
         log_probs = jax.nn.log_softmax(logits)
         if self.average == "log_probs":
-            return jnp.mean(log_probs, 0)
-        return jax.nn.logsumexp(log_probs, 0) - np.log(self.num_samples)
+            return jnp.mean(log_probs, 1)
+        return jax.nn.logsumexp(log_probs, 1) - np.log(logits.shape[1])
 
 
 def eot(
@@ -90,34 +106,45 @@ def eot(
     *,
     key: Array,
     num_samples: int = 16,
-    average: str = "log_probs",
+    average: str = "probs",
     fixed: bool = False,
+    num_deployed: int | None = None,
 ) -> Expectation:
     """Return the expectation of a model over random transformations of its input.
 
     Athalye et al. 2018, arXiv:1707.07397: max over x' of E_t[log P(target | t(x'))], the
-    turtle that is a rifle from every angle. What the attack then maximises depends on
-    `average`:
+    turtle that is a rifle from every angle. What the logits are, and so what an attack
+    maximises, depends on `average`:
 
-    * `"log_probs"`, the mean of log softmax. With `losses.negative_log_prob` this is
-      E[cross-entropy], the paper's objective, exactly. `losses.cross_entropy` normalises
-      again: it gives E[cross-entropy] + logsumexp(mean log p), where the second term is at
-      most 0 and vanishes if all draws agree.
     * `"probs"`, the log of the mean probability: the classifier that averages its
-      predictions. Right for evaluation; flatter for an attack.
+      predictions. Its cross-entropy, -log E[P(y)], climbs where a draw is still right and
+      least sure of it, which is what counts in the end.
+    * `"log_probs"`, the mean of log softmax. Its cross-entropy is that of the mean logits:
+      draws with large logits drown the others. With `losses.negative_log_prob` it is the
+      paper's objective.
     * `"logits"`, the mean: makes `losses.margin` of the mean, a lower bound of E[margin].
 
-    Judge the result with another `key`: the attack has seen the draws of this one.
+    `losses.expected(loss)` takes the loss of each draw and then the mean, whatever the
+    average is; with `cross_entropy` it is the paper's objective again, and AutoAttack's. A
+    random choice of two linear models, the surer of which cannot be broken: "probs" and the
+    expected loss leave 50%, the optimum, "log_probs" and "logits" 100%
+    (tests/attacks/test_expectation.py).
+
+    `jr.evaluate` knows the value that is returned, and judges points on draws that the
+    attack has not seen. On your own, judge the result with another `key`.
 
     Args:
       logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
       transform: Random differentiable map of one example, `(image, key) -> image`; see
         `jr.transforms`.
-      key: A typed PRNG key.
+      key: A PRNG key.
       num_samples: Draws for each example at each iterate; memory grows with it.
-      average: One of "log_probs", "probs", "logits".
+      average: One of "probs", "log_probs", "logits".
       fixed: Common random numbers: the same draws at every iterate and for every
         example. A smooth deterministic function, which the attack may overfit.
+      num_deployed: How many draws one prediction averages where the model is used, and so
+        in `jr.evaluate`: 1 for a model that draws once, or an object seen once. By default
+        num_samples.
 
     Returns:
       A `LogitsFn`; float32 logits.
@@ -140,6 +167,7 @@ def eot(
         num_samples=num_samples,
         average=average,
         fixed=fixed,
+        num_deployed=num_deployed,
     )
 
 
@@ -148,21 +176,24 @@ def randomized(
     *,
     key: Array,
     num_samples: int = 16,
-    average: str = "log_probs",
+    average: str = "probs",
     fixed: bool = False,
+    num_deployed: int | None = None,
 ) -> Expectation:
     """Return the expectation of a random model, such as one with dropout at test time.
 
     Athalye et al. 2018, arXiv:1802.00420, section 4.2: a random defence is attacked through
-    its expectation. With `num_samples=1` this is the random model itself.
+    its expectation. With `num_samples=1` this is the random model itself; where that is
+    deployed, attack it with more, `num_samples=16, num_deployed=1`.
 
     Args:
       model_fn: `(x [1, ...], key) -> logits [1, C]`; called for one example at a time under
         `jax.vmap`, so that the draws of an example are its own.
-      key: A typed PRNG key.
+      key: A PRNG key.
       num_samples: Draws for each example at each iterate; memory grows with it.
       average: What is averaged, see `eot`.
       fixed: Common random numbers, see `eot`.
+      num_deployed: Draws that one prediction averages where the model is used, see `eot`.
 
     Returns:
       A `LogitsFn`; float32 logits.
@@ -185,6 +216,7 @@ def randomized(
         num_samples=num_samples,
         average=average,
         fixed=fixed,
+        num_deployed=num_deployed,
     )
 
 

@@ -17,6 +17,7 @@ from jaxrobust import _batch, _checks, _logits, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.expectation import Expectation
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -282,10 +283,14 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
     The slope of a confident example, as small as 1e-38, is scaled to 1 before it goes
     through the model, which may compute in half precision or multiply by small weights.
     """
-    logits, pull_back = jax.vjp(logits_fn, x_adv)
+    outputs_fn, values_of, averaged = logits_fn, loss, _same
+    if isinstance(logits_fn, Expectation) and isinstance(loss, losses.Expected):
+        outputs_fn, values_of = logits_fn.draws, loss.of_draws  # [B, S, C]
+        averaged = logits_fn.averaged
+    logits, pull_back = jax.vjp(outputs_fn, x_adv)
 
     def total(logits: Array):
-        values = loss(logits, y)
+        values, logits = values_of(logits, y), averaged(logits)
         return jnp.sum(values), (values, losses.is_success(loss, logits, y))
 
     wide = _logits.wide(logits)
@@ -297,6 +302,10 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
     # A NaN would spread to the iterate and hide the example from every later step.
     direction = jnp.where(jnp.isfinite(direction), direction, 0)
     return Ascent(direction, scale, values, success)
+
+
+def _same(logits: Array) -> Array:
+    return logits
 
 
 def is_better(success: Array, loss: Array, best_success: Array, best_loss: Array):

@@ -166,8 +166,12 @@ class Stage:
         return np.asarray(jax.random.key_data(cast(jax.Array, self.keys)))
 
 
+def is_machine(attack: Any) -> bool:
+    """Whether an attack is a state machine, perhaps inside `Restarts` or `Targets`."""
+    inner = items.innermost(attack)
+    return all(hasattr(inner, name) for name in ("init", "step", "step_cost"))
+
+
 def can_be_queued(attack: Any) -> bool:
     """Whether an attack is a state machine, and its best point is what counts."""
-    inner = items.innermost(attack)
-    is_machine = all(hasattr(inner, name) for name in ("init", "step", "step_cost"))
-    return is_machine and getattr(inner, "keep_best", True)
+    return is_machine(attack) and getattr(items.innermost(attack), "keep_best", True)

@@ -17,8 +17,9 @@ _FLAT |= {"bitcast_convert_type", "pure_callback", "io_callback"}
 _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "lt_to", "le_to"}
 # The index operands of these choose among values; the choice is constant locally.
 _INDEXED = {"gather": (1,), "scatter": (1,), "scatter-add": (1,)}
+_DRAWS = {"random_bits", "threefry2x32", "rng_bit_generator", "rng_uniform"}
 _KEYS = {"random_seed", "random_wrap", "random_unwrap", "random_fold_in"}
-_KEYS |= {"random_bits", "random_split", "threefry2x32", "rng_bit_generator"}
+_KEYS |= {"random_split"} | _DRAWS
 _MAX = {"max", "broadcast_in_dim", "reshape", "squeeze", "transpose", "select_n"}
 _MAX |= {"convert_element_type", "copy"}
 
@@ -47,6 +48,34 @@ def find_losses(logits_fn, x: jax.Array) -> Reach:
         jax.ShapeDtypeStruct(x.shape, x.dtype)
     )
     return _join(_walk(jaxpr.jaxpr, [Reach(is_live=True)]))
+
+
+def is_random(logits_fn, x: jax.Array) -> bool:
+    """Return whether random numbers reach the logits, drawn anew or always the same.
+
+    Args:
+      logits_fn: The model.
+      x: Inputs, of which only shape and type count.
+    """
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(shape).jaxpr
+    drawn = set()
+    for eqn in jaxpr.eqns:
+        inputs = {id(atom) for atom in eqn.invars}
+        if inputs & drawn or _draws(eqn):
+            drawn |= {id(variable) for variable in eqn.outvars}
+    return any(id(atom) in drawn for atom in jaxpr.outvars)
+
+
+def _draws(value: Any) -> bool:
+    """Whether an operation, or a program inside of it, draws random numbers."""
+    if isinstance(value, tuple | list):
+        return any(map(_draws, value))
+    if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+        return any(map(_draws, value.eqns))
+    if not isinstance(value, jax.extend.core.JaxprEqn):
+        return False
+    return value.primitive.name in _DRAWS or _draws(tuple(value.params.values()))
 
 
 def _join(reaches) -> Reach:

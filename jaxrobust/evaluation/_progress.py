@@ -67,6 +67,10 @@ class ProgressBar:
                 flush=True,
             )
 
+    def advance(self, count: int) -> None:
+        """Show that so many runs more are over; nothing is known of the bound."""
+        self._bar.advance(self._task, count)
+
     def __enter__(self) -> "ProgressBar":
         """Start the display."""
         self._bar.start()

@@ -109,7 +109,7 @@ def check(stages: list[Stage], problem: Problem, size: int) -> None:
             jax.eval_shape(_slots.start_items, *arguments)
         elif len(stages) > 1:
             arguments = stage.attack, problem.logits_fn, threat, x, y, y, keys
-            jax.eval_shape(_attack, *arguments, goal=stage.goal)
+            jax.eval_shape(attack_batch, *arguments, goal=stage.goal)
 
 
 def run(
@@ -233,7 +233,9 @@ def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -
         x, y, goal_y, keys = problem.placing.spread((*batch, keys))
         threat = problem.threat_of(chosen)
         arguments = stage.attack, problem.logits_fn, threat, x, y, goal_y, keys
-        x_adv, is_broken = problem.placing.fetch(_attack(*arguments, goal=stage.goal))
+        x_adv, is_broken = problem.placing.fetch(
+            attack_batch(*arguments, goal=stage.goal)
+        )
         kept = slice(count)
         loss = np.zeros(count, np.float32)  # every example comes once
         saved.points.put(chosen[kept], x_adv[kept], loss, is_broken[kept])
@@ -243,7 +245,8 @@ def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -
 
 
 @functools.partial(jax.jit, static_argnames="goal")
-def _attack(attack, logits_fn, threat, x, y, goal_y, keys, *, goal):
+def attack_batch(attack, logits_fn, threat, x, y, goal_y, keys, *, goal):
+    """Run an attack to its end; return its points and whether they reach the goal."""
     x_adv = attack(logits_fn, x, y, threat=threat, key=keys)
     logits = _logits.wide(logits_fn(x_adv))
     return x_adv, losses.is_success(goal, logits, goal_y)

@@ -29,6 +29,12 @@ def table(report: Any) -> str:
         f"{figures['mean_loss_adv']:.4f} attacked",
         f"distance  mean {report.distance.mean():.4g}, max {report.distance.max():.4g}",
     ]
+    if report.draws is not None:
+        random = report.settings["random_model"]
+        lines.append(
+            f"random    random model: mean over {report.draws.shape[1]} fresh draws; a "
+            f"prediction averages {random['draws_per_prediction']}"
+        )
     if report.cost:
         lines.append(
             f"cost      {report.cost['gradients']:,} gradients, "
@@ -37,7 +43,7 @@ def table(report: Any) -> str:
     if len(report.attacks) > 1:
         lines += [
             f"  after {row['attack']:<22} {100 * row['robust_accuracy_after']:6.2f}%   "
-            f"({row['new_breaks']} broken)"
+            f"({row['new_breaks']:.4g} broken)"
             for row in report.credit()
         ]
     lines += [f"AUDIT     {text}" for text in audit(report.audit, len(report.y))]

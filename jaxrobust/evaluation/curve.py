@@ -18,7 +18,8 @@ class Curve:
 
     Args:
       eps: Radii `[K]`, ascending.
-      is_robust: Whether each example withstands the attack at each radius `[K, N]`.
+      is_robust: Whether each example withstands the attack at each radius `[K, N]`; of a
+        random model, in which share of the fresh draws.
       clean_accuracy: Accuracy at radius 0.
       cost: Evaluations of the model at each radius at which examples were left, as in
         `Report.cost`.
@@ -46,7 +47,7 @@ class Curve:
     def intervals(self) -> np.ndarray:
         """95% Wilson intervals `(low, high)` at each radius, `[K, 2]`."""
         count = self.is_robust.shape[1]
-        return np.array([wilson(int(r.sum()), count) for r in self.is_robust])
+        return np.array([wilson(float(r.sum()), count) for r in self.is_robust])
 
     def summary(self) -> dict[str, Any]:
         """Return every figure as JSON-compatible values."""
@@ -88,7 +89,8 @@ def robustness_curve(
     Carlini et al. 2019, arXiv:1902.06705, section 3: a curve shows what one radius hides.
     What breaks at one radius is broken at every larger one by the same point, so each
     radius costs only the examples that survive the smaller ones. Nothing is compiled
-    for a new radius.
+    for a new radius. Of a random model nothing is broken for good: every example is
+    attacked at every radius.
 
     Args:
       logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
@@ -137,9 +139,11 @@ def robustness_curve(
                 among=is_left,
                 **options,
             )
-            is_left = is_left & report.is_robust
             reports.append(report)
-        robust.append(is_left)
+            if report.draws is None:
+                is_left = is_left & report.is_robust
+        is_random = reports[-1].draws is not None
+        robust.append(reports[-1].robust_share if is_random else is_left)
     return Curve(
         radii,
         np.array(robust),

@@ -21,7 +21,7 @@ from jaxrobust import (
 from jaxrobust._placing import Placing
 from jaxrobust.attacks import items
 from jaxrobust.attacks._call import any_tracer, as_pytree
-from jaxrobust.evaluation import _audit, _forward, _stages
+from jaxrobust.evaluation import _audit, _forward, _random, _stages
 from jaxrobust.evaluation._fingerprint import fingerprint
 from jaxrobust.evaluation._papers import papers
 from jaxrobust.evaluation._saved import StateFile
@@ -59,6 +59,11 @@ def evaluate(
     `Targets`, `WorstOf` and `autoattack`) works only on examples that are classified
     correctly, leaves each as soon as it is broken, and puts the next one in its place.
     Other attacks (`FGSM`, plain functions) are run on every example.
+
+    A random model, the value of `jr.eot` or `jr.randomized`, is known as one: every attack
+    runs to its end on every example; of its points and the clean one, that is kept which
+    is wrong in the most of 20 draws that the attack has not seen, and accuracy is the mean
+    over 20 further ones.
 
     Args:
       logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
@@ -126,35 +131,40 @@ def evaluate(
     size = _check_batch_size(batch_size, placing.num_devices)
     attack = _batch.as_pytree(attack)
     target = None if target is None else jax.tree.map(np.asarray, target)
-    stages = _stages.of(attack, keys, y, target, threat, is_queued=stop_early)
+    is_random = _random.is_random(logits_fn)
+    is_split = stop_early or is_random
+    stages = _stages.of(attack, keys, y, target, threat, is_queued=is_split)
     _check_target(stages, y, target, among)
     rows, _ = next(_forward.batches(np.arange(x.shape[0]), size))
     model = as_pytree(logits_fn, x[rows]) or logits_fn
     _check_model(model, x[rows], y)
+    _random.check(model, x[rows], individually=individually)
     problem = _forward.prepare(model, threat, x, y, placing, size)
     _model_checks.check_finite_logits(problem.logits)
     _stages.check(stages, problem, size)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
+    if is_random:
+        settings["random_model"] = _random.settings(problem.logits_fn)
     key_data = None if key is None else jax.random.key_data(key)
     among = np.ones(len(y), bool) if among is None else np.asarray(among, bool)
     chosen = among.copy()
-    if not include_misclassified and (len(stages) > 1 or stages[0].is_queued):
+    is_left_out = len(stages) > 1 or stages[0].is_queued
+    if is_left_out and not include_misclassified and not is_random:
         chosen &= problem.is_correct
     digest = ""
     if state_file is not None:
         extra = (chosen, key_data, individually)
         digest = fingerprint(problem, stages, settings, extra, size)
     with StateFile(state_file, digest, save_every) as file:
-        found, alone = _stages.run(
-            stages,
-            problem,
-            chosen,
-            size,
-            file,
-            individually=individually,
-            progress=progress,
-        )
-    figures = _forward.measure(problem, found.x_adv, size)
+        arguments = (stages, problem, chosen, size, file)
+        if is_random:
+            found, shares = _random.run(*arguments, progress=progress)
+        else:
+            found, shares = _stages.run(
+                *arguments, individually=individually, progress=progress
+            )
+    measure = _random.measure if is_random else _forward.measure
+    figures = measure(problem, found.x_adv, size)
     audit = _audit.audit(found.x_adv, x, figures["distance"], threat)
     audit["logits_not_finite"] = int((~figures.pop("is_number")).sum())
     audit["not_confirmed"] = found.counts["not_confirmed"]
@@ -168,7 +178,8 @@ def evaluate(
         attacks=tuple(stage.name for stage in stages),
         papers=papers(tuple(stage.attack for stage in stages), threat),
         broken_by=found.broken_by,
-        broken_alone=alone if individually else None,
+        broken_alone=shares if individually else None,
+        share_after=shares if is_random and len(stages) > 1 else None,
         cost=_stages.cost(stages, found, len(x)),
         audit=audit,
         settings=settings,

@@ -6,14 +6,15 @@ import math
 _Z = 1.959963984540054
 
 
-def wilson(successes: int, count: int) -> tuple[float, float]:
+def wilson(successes: float, count: int) -> tuple[float, float]:
     """Return the 95% Wilson score interval of a proportion.
 
     Wilson 1927, doi:10.1080/01621459.1927.10502953. Unlike mean +- 1.96 standard errors
-    it stays in [0, 1] and is sensible at 0 and at 1.
+    it stays in [0, 1] and is sensible at 0 and at 1. For a mean of shares, as of random
+    models, it is at least as long as needed: shares vary less than successes.
 
     Args:
-      successes: Number of successes, 0 to `count`.
+      successes: Number of successes, or sum of the shares, 0 to `count`.
       count: Number of trials, at least 1.
 
     Returns:

@@ -55,12 +55,19 @@ class Report:
         example did not do so again when they were classified once more.
       settings: What was run: attack, threat, batch size, precision, versions, device.
       attacks: Names of the attacks, in their order.
-      broken_by: Number of the attack that broke the example `[N]`; -1: none.
+      broken_by: Number of the attack that broke the example `[N]`; -1: none. Of a random
+        model: whose point was kept; -1: the clean point.
       broken_alone: Which examples each attack broke by itself `[num_attacks, N]`; None
         unless the attacks were run individually.
       groups: Number of each example's group `[N]`, or None.
       target: The class that each example was to reach `[N]`, or None.
       papers: Keys of the papers to cite.
+      draws: Predictions of a random model on the clean inputs, of each fresh draw
+        `[N, K]`; None for other models. Then accuracies are means over draws,
+        `predicted` is the most frequent prediction and `loss` the mean.
+      draws_adv: The same on `x_adv` `[N, K]`.
+      share_after: In which share of these draws each example is right after each attack
+        `[num_attacks, N]`; None unless the model is random and the attacks are several.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -89,6 +96,9 @@ class Report:
     groups: np.ndarray | None = None
     target: np.ndarray | None = None
     papers: tuple[str, ...] = ()
+    draws: np.ndarray | None = None
+    draws_adv: np.ndarray | None = None
+    share_after: np.ndarray | None = None
 
     @property
     def is_correct(self) -> np.ndarray:
@@ -97,18 +107,39 @@ class Report:
 
     @property
     def is_robust(self) -> np.ndarray:
-        """Whether each example is correct on the clean input and under attack `[N]`."""
+        """Whether each example is correct on the clean input and under attack `[N]`.
+
+        Of a random model: in most draws. Its accuracy is the mean of `robust_share`.
+        """
         return self.is_correct & (self.predicted_adv == self.y)
+
+    @property
+    def clean_share(self) -> np.ndarray:
+        """In which share of the draws each clean input is classified correctly `[N]`.
+
+        0 or 1 unless the model is random.
+        """
+        return self._share(self.draws, self.is_correct)
+
+    @property
+    def robust_share(self) -> np.ndarray:
+        """The same under attack `[N]`; the clean point is one of the attack's."""
+        return self._share(self.draws_adv, self.is_robust)
+
+    def _share(self, draws: np.ndarray | None, is_right: np.ndarray) -> np.ndarray:
+        if draws is None:
+            return is_right.astype(float)
+        return (draws == self.y[:, None]).mean(axis=1)
 
     @property
     def clean_accuracy(self) -> float:
         """The share of examples classified correctly."""
-        return float(self.is_correct.mean())
+        return float(self.clean_share.mean())
 
     @property
     def robust_accuracy(self) -> float:
         """The share of examples classified correctly, clean and under attack."""
-        return float(self.is_robust.mean())
+        return float(self.robust_share.mean())
 
     @property
     def adversarial_accuracy(self) -> float:
@@ -117,12 +148,18 @@ class Report:
         The literature's "accuracy under FGSM": an example that is wrong on the clean input
         and right under attack counts as right here and as broken in `robust_accuracy`.
         """
-        return float((self.predicted_adv == self.y).mean())
+        is_right = self.predicted_adv == self.y
+        return float(self._share(self.draws_adv, is_right).mean())
 
     @property
     def reached(self) -> np.ndarray | None:
         """Whether each example is classified as its target under attack `[N]`, or None."""
         return None if self.target is None else self.predicted_adv == self.target
+
+    def _targets_reached(self) -> float | None:
+        if self.target is None or self.draws_adv is None:
+            return None if self.reached is None else float(self.reached.mean())
+        return float((self.draws_adv == self.target[:, None]).mean())
 
     def summary(self) -> dict[str, Any]:
         """Return every figure of the report as JSON-compatible values."""
@@ -130,13 +167,11 @@ class Report:
         return {
             "num_examples": count,
             "clean_accuracy": self.clean_accuracy,
-            "clean_interval": wilson(int(self.is_correct.sum()), count),
+            "clean_interval": wilson(float(self.clean_share.sum()), count),
             "robust_accuracy": self.robust_accuracy,
-            "robust_interval": wilson(int(self.is_robust.sum()), count),
+            "robust_interval": wilson(float(self.robust_share.sum()), count),
             "adversarial_accuracy": self.adversarial_accuracy,
-            "targets_reached": None
-            if self.reached is None
-            else float(self.reached.mean()),
+            "targets_reached": self._targets_reached(),
             "mean_loss": _mean(self.loss),
             "mean_loss_adv": _mean(self.loss_adv),
             "distance_mean": float(self.distance.mean()),
@@ -166,8 +201,8 @@ class Report:
                 {
                     name: label.item(),
                     "count": int(chosen.sum()),
-                    "clean_accuracy": float(self.is_correct[chosen].mean()),
-                    "robust_accuracy": float(self.is_robust[chosen].mean()),
+                    "clean_accuracy": float(self.clean_share[chosen].mean()),
+                    "robust_accuracy": float(self.robust_share[chosen].mean()),
                 }
             )
         return rows
@@ -177,17 +212,16 @@ class Report:
 
         `new_breaks` counts correct examples that the earlier attacks had left,
         `robust_accuracy_after` what was left then; `robust_accuracy_alone` is known only
-        if the attacks were run individually.
+        if the attacks were run individually. Of a random model both are means over draws.
         """
-        rows, left = [], int(self.is_correct.sum())
+        rows, left = [], self.clean_share.sum()
         for number, name in enumerate(self.attacks):
-            is_new = (self.broken_by == number) & (self.predicted_adv != self.y)
-            new = int((self.is_correct & is_new).sum())
-            left -= new
+            new = self._new_breaks(number, left)
+            left = left - new
             row = {
                 "attack": name,
                 "new_breaks": new,
-                "robust_accuracy_after": left / len(self.y),
+                "robust_accuracy_after": float(left) / len(self.y),
             }
             if self.broken_alone is not None:
                 is_left = self.is_correct & ~self.broken_alone[number]
@@ -195,17 +229,32 @@ class Report:
             rows.append(row)
         return rows
 
+    def _new_breaks(self, number: int, left: float) -> float:
+        """Return how many of those left an attack broke; of a random model the mean."""
+        if self.draws is None:
+            is_new = (self.broken_by == number) & (self.predicted_adv != self.y)
+            return int((self.is_correct & is_new).sum())
+        after = self.robust_share
+        if self.share_after is not None:
+            after = self.share_after[number]
+        return float(left - after.sum())
+
     def confusion(self, *, under_attack: bool = True) -> np.ndarray:
         """Return how often class i is predicted as class j, `[C, C]`.
 
         Under attack, an example that is wrong on the clean input counts with its clean
         prediction: the diagonal sums to the robust accuracy, and no attack repairs an
-        error.
+        error. Of a random model: means over the draws.
 
         Args:
           under_attack: False counts the predictions on the clean inputs.
         """
         counts = np.zeros((self.num_classes, self.num_classes), int)
+        draws = self.draws_adv if under_attack else self.draws
+        if draws is not None:
+            labels = np.broadcast_to(self.y[:, None], draws.shape)
+            np.add.at(counts, (labels, draws), 1)
+            return counts / draws.shape[1]
         is_attacked = self.is_correct & under_attack
         final = np.where(is_attacked, self.predicted_adv, self.predicted)
         np.add.at(counts, (self.y, final), 1)
@@ -267,7 +316,8 @@ class Report:
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.summary(), indent=2) + "\n"
         (directory / "report.json").write_text(text)
-        arrays = {name: storable(getattr(self, name)) for name in _ARRAYS}
+        names = _ARRAYS if self.draws is None else (*_ARRAYS, "draws", "draws_adv")
+        arrays = {name: storable(getattr(self, name)) for name in names}
         np.savez_compressed(directory / "report.npz", **arrays)
         if pictures:
             _pictures.save(self, directory, title=title, formats=formats, dpi=dpi)

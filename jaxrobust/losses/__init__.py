@@ -14,6 +14,7 @@ from jaxrobust.losses.classification import (
     margin_of_pair,
     negative_log_prob,
 )
+from jaxrobust.losses.expected import Expected, expected
 from jaxrobust.losses.kinds import (
     ANYTHING,
     LABELS,
@@ -43,12 +44,14 @@ __all__ = [
     "POSITIONS",
     "TARGETS",
     "VALUES",
+    "Expected",
     "PerPosition",
     "Targeted",
     "binary_cross_entropy",
     "cross_entropy",
     "dlr",
     "dlr_targeted",
+    "expected",
     "is_success",
     "kl",
     "margin",

@@ -41,9 +41,9 @@ def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
 def negative_log_prob(log_probs: jax.Array, y: jax.Array) -> jax.Array:
     """Return -log_probs_y: the cross-entropy of what is a log-probability already.
 
-    Athalye et al. 2018, arXiv:1707.07397: with `jr.eot`, whose logits are means of
-    log-probabilities, it is the expected cross-entropy, which `cross_entropy` would
-    normalise once more. Not for logits: it says nothing about the other classes.
+    Athalye et al. 2018, arXiv:1707.07397: with `jr.eot(average="log_probs")`, whose logits
+    are means of log-probabilities, it is the expected cross-entropy, which `cross_entropy`
+    would normalise once more. Not for logits: it says nothing about the other classes.
 
     Args:
       log_probs: `[B, C]`.

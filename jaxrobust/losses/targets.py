@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import jax
 
 from jaxrobust._repr import concise
+from jaxrobust.losses.expected import Expected
 from jaxrobust.losses.kinds import ANYTHING, LABELS, TARGETS
 from jaxrobust.losses.kinds import takes as takes_of
 from jaxrobust.types import Loss
@@ -32,6 +33,11 @@ class Targeted:
     __repr__ = concise
 
     def __post_init__(self):
+        if isinstance(self.loss, Expected):
+            raise TypeError(
+                f"targeted({self.loss!r}): the mean over the draws comes last, "
+                f"expected(targeted({self.loss.loss!r}))."
+            )
         if takes_of(self.loss) not in (LABELS, ANYTHING):
             raise TypeError(
                 f"targeted({self.loss!r}): the loss takes {takes_of(self.loss)} as y; one "

@@ -53,7 +53,7 @@ def robustness_curve(
             "of booleans for each eps."
         )
     ax = one_axes(ax)
-    bands = np.array([wilson(int(row.sum()), len(row)) for row in hits])
+    bands = np.array([wilson(float(row.sum()), len(row)) for row in hits])
     style: dict[str, Any] = {"marker": "o"} | line
     (drawn,) = ax.plot(radii, 100 * hits.mean(axis=1), label=label, **style)
     ax.fill_between(

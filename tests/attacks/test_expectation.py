@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
+from jaxrobust.attacks.pgd import gradient
 
 pytestmark = pytest.mark.usefixtures("no_key_reuse")
 
@@ -56,7 +57,8 @@ def test_which_expectation_the_losses_maximise():
     """`negative_log_prob`: E[cross-entropy]; `cross_entropy`: plus a term that is <= 0."""
     z = draws(5)
     mean_ce = np.mean([jr.losses.cross_entropy(jnp.array(s), Y) for s in z], 0)
-    log_probs = jr.eot(MODEL, NOISE, key=KEY, num_samples=5, fixed=True)(X)
+    options = dict(key=KEY, num_samples=5, fixed=True)
+    log_probs = jr.eot(MODEL, NOISE, average="log_probs", **options)(X)
     exact = jr.losses.negative_log_prob(log_probs, Y)
     np.testing.assert_allclose(exact, mean_ce, rtol=1e-5)
     term = jr.losses.cross_entropy(log_probs, Y) - exact
@@ -167,5 +169,71 @@ def test_misuse():
         jr.eot(MODEL, NOISE, key=KEY, num_samples=0)
     with pytest.raises(ValueError, match="one of"):
         jr.eot(MODEL, NOISE, key=KEY, average="mean")
-    with pytest.raises(TypeError, match="one typed PRNG key"):
+    with pytest.raises(ValueError, match="num_deployed=0"):
+        jr.eot(MODEL, NOISE, key=KEY, num_deployed=0)
+    with pytest.raises(TypeError, match="is not a PRNG key"):
         jr.randomized(MODEL, key=0)
+    with pytest.raises(TypeError, match="one PRNG key is needed"):
+        jr.randomized(MODEL, key=jax.random.split(KEY))
+    with pytest.raises(TypeError, match=r"expected\(targeted"):
+        jr.losses.targeted(jr.losses.expected(jr.losses.margin))
+
+
+def test_keys_of_the_older_kind():
+    """A uint32 key gives the draws of the typed key that it stands for."""
+    typed, older = (
+        jr.randomized(lambda x, k: noise(x, k), key=key, num_samples=2)
+        for key in (jax.random.key(7), jax.random.PRNGKey(7))
+    )
+    np.testing.assert_array_equal(typed(X), older(X))
+
+
+@pytest.mark.parametrize("mark", [jr.fast_convolutions, jr.plain_convolutions])
+def test_the_loss_of_each_draw(mark):
+    """Value and gradient of `expected` are means over the draws, one by one."""
+    model = mark(jr.eot(MODEL, NOISE, key=KEY, num_samples=5, fixed=True))
+    for loss in (jr.losses.cross_entropy, jr.losses.dlr):
+
+        def mean(x, loss=loss):
+            each = [loss(jnp.array(s) + MODEL(x) - MODEL(X), Y) for s in draws(5)]
+            return sum(each) / 5
+
+        found = gradient(jr.losses.expected(loss), model, X, Y)
+        np.testing.assert_allclose(found.loss, mean(X), rtol=1e-4)
+        exact = jax.grad(lambda x, mean=mean: mean(x).sum())(X)
+        scale = found.scale[:, None]
+        np.testing.assert_allclose(scale * found.direction, exact, rtol=1e-3, atol=1e-5)
+    # Targets and the target of a pair go the same way; plain models have one draw.
+    loss = jr.losses.expected(jr.losses.targeted(jr.losses.margin))
+    assert loss.takes == jr.losses.TARGETS
+    plain = gradient(jr.losses.expected(jr.losses.margin), MODEL, X, Y)
+    np.testing.assert_allclose(plain.loss, jr.losses.margin(MODEL(X), Y), rtol=1e-6)
+
+
+LOSS, MARGIN = jr.losses.cross_entropy, jr.losses.margin
+EXPECTED = jr.losses.expected(LOSS)
+
+
+@pytest.mark.parametrize(
+    ("average", "loss", "left"),
+    [
+        ("probs", LOSS, 0.5),
+        ("log_probs", EXPECTED, 0.5),
+        ("log_probs", LOSS, 1.0),
+        ("logits", MARGIN, 1.0),
+    ],
+)
+def test_the_default_is_the_stronger_one(average, loss, left):
+    """Two linear models at random, the surer one out of reach: it must not count more."""
+    weights = jnp.array([[10.0, 0.0], [0.0, 1.0]])
+
+    def model_fn(x, key):
+        score = x @ weights[jax.random.bernoulli(key).astype(int)]
+        return jnp.stack([score, -score], -1)
+
+    model = jr.randomized(model_fn, key=KEY, average=average)
+    x, y = jnp.array([[1.0, 0.3]]), jnp.array([0])
+    attack = jr.PGD(num_steps=20, loss=loss, random_start=False, keep_best=False)
+    x_adv = attack(model, x, y, threat=jr.L2(0.4, bounds=None))
+    assert np.mean(x_adv @ weights > 0) == left
+    assert jr.randomized(model_fn, key=KEY).average == "probs"

@@ -30,6 +30,9 @@ def make():
         "broken_alone": None,
         "groups": None,
         "papers": ("goodfellow2015",),
+        "draws": None,
+        "draws_adv": None,
+        "share_after": None,
         "settings": {"attack": "FGSM()", "threat": "Linf(0.1)", "batch_size": 4},
     }
     for field in dataclasses.fields(jr.Report):
