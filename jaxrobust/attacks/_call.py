@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust import _batch, _checks, _model_checks, _threat_rows
+from jaxrobust import _batch, _checks, _model_checks, _narrow, _threat_rows
 from jaxrobust.attacks import _closure, items
 from jaxrobust.convolution import fast_convolutions
 
@@ -40,7 +40,7 @@ def as_pytree(logits_fn: Callable, x: jax.Array) -> Callable | None:
 @jax.jit
 def _run(attack, logits_fn, x, y, threat, keys):
     logits_fn = fast_convolutions(logits_fn)
-    return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
+    return jax.lax.stop_gradient(_narrow.run(attack, logits_fn, x, y, threat, keys))
 
 
 @jax.jit
@@ -71,7 +71,7 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
         # Under `jax.grad` nothing is differentiated in passing: not all of it could be.
         attack, x, y, threat = jax.lax.stop_gradient((attack, x, y, threat))
         logits_fn = fast_convolutions(logits_fn)
-        return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
+        return jax.lax.stop_gradient(_narrow.run(attack, logits_fn, x, y, threat, keys))
     with _model_checks.explain_model_errors():
         # What is spread over devices cannot be cut anywhere.
         with jax.ensure_compile_time_eval():
