@@ -16,37 +16,40 @@ def largest_scale_l2(
     Both the projection onto ball and box (KKT: delta = clip(u / (1 + lambda))) and the
     maximiser of <u, delta> (KKT: delta = clip(u / mu)) have this form. Found by
     the active-set iteration: scale the free coordinates to fill the radius, fix those
-    that reach the box, repeat. s only grows, so it ends after at most d rounds.
+    that reach the box, repeat. As s only grows, what is fixed stays fixed, and it ends
+    after at most d rounds. What is carried is the set and not s, which may overflow.
     """
 
-    def round_(s: jax.Array) -> jax.Array:
-        delta = jnp.clip(s * u, low, high)
-        is_free = (s * u >= low) & (s * u <= high)
-        free = _norm(jnp.where(is_free, u, 0))
-        fixed = jnp.sum(jnp.where(is_free, 0, delta) ** 2, -1, keepdims=True)
-        left = jnp.sqrt(jnp.maximum(radius**2 - fixed, 0))
-        grown = left / jnp.where(free > 0, free, 1)
-        # Growth within rounding cannot fix another coordinate in a way that matters. It is
-        # dropped, so that an example does not change while others are unfinished.
-        return jnp.where((free > 0) & (grown > s * (1 + 1e-6)), grown, s)
+    def fill(is_free: jax.Array) -> jax.Array:
+        free = jnp.where(is_free, u, 0)
+        fixed = jnp.where(is_free, 0, jnp.where(u > 0, high, low))
+        left = radius**2 - jnp.sum(fixed**2, -1, keepdims=True)
+        direction, norm = _unit(free)
+        return jnp.where(
+            is_free, jnp.sqrt(jnp.maximum(left, 0)) / norm * direction, fixed
+        )
 
-    def unfinished(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
-        s, previous = carry
-        return jnp.any(s > previous)
+    def release(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        is_free, _ = carry
+        filled = fill(is_free)
+        kept = is_free & (filled >= low) & (filled <= high)
+        return kept, jnp.any(kept != is_free, -1)
 
-    norm = _norm(u)
-    start = radius / jnp.where(norm > 0, norm, 1)
-    s, _ = jax.lax.while_loop(
-        unfinished, lambda carry: (round_(carry[0]), carry[0]), (round_(start), start)
+    everything = jnp.ones_like(u, bool)
+    is_free, _ = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[1]), release, (everything, everything[:, 0])
     )
-    return jnp.clip(s * u, low, high)
+    return jnp.clip(fill(is_free), low, high)
 
 
-def _norm(u: jax.Array) -> jax.Array:
-    """Return the l2 norm `[B, 1]`; the squares neither overflow nor vanish."""
+def _unit(u: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return `u` scaled to a largest magnitude of 1, and the l2 norm of that `[B, 1]`.
+
+    The squares neither overflow nor vanish; of zero, zero and 1.
+    """
     largest = jnp.max(jnp.abs(u), -1, keepdims=True)
     scaled = u / jnp.where(largest > 0, largest, 1)
-    return largest * jnp.sqrt(jnp.sum(scaled**2, -1, keepdims=True))
+    return scaled, jnp.sqrt(jnp.maximum(jnp.sum(scaled**2, -1, keepdims=True), 1))
 
 
 def project_l2(
@@ -64,7 +67,8 @@ def project_l1(
     """Return the point of ball and box that is nearest to `u`.
 
     KKT: |delta_i| = clip(|u_i| - lambda, 0, room_i); the sum falls with lambda and is
-    piecewise linear. Bisection finds the piece, one linear equation the multiplier.
+    piecewise linear. Bisection brackets lambda by two neighbouring floating-point
+    numbers, in between linear equations give the rest.
     """
     magnitude = jnp.abs(u)
     room = jnp.where(u > 0, high, -low)
@@ -72,35 +76,61 @@ def project_l1(
     def kept(multiplier: jax.Array) -> jax.Array:
         return jnp.clip(magnitude - multiplier, 0, room)
 
+    def total(delta: jax.Array) -> jax.Array:
+        return jnp.sum(delta, -1, keepdims=True)
+
+    # Non-negative numbers are in the order of their bits: however much larger |u| is than
+    # lambda, as many halvings as there are bits reach its neighbours.
+    kind = jnp.int64 if u.dtype == jnp.float64 else jnp.int32
+
     def halve(_: int, bracket: tuple[jax.Array, jax.Array]):
         below, above = bracket
-        middle = (below + above) / 2
-        is_too_large = jnp.sum(kept(middle), -1, keepdims=True) > radius
-        return jnp.where(is_too_large, middle, below), jnp.where(
-            is_too_large, above, middle
+        middle = below + (above - below) // 2
+        kept_there = kept(jax.lax.bitcast_convert_type(middle, u.dtype))
+        is_too_large = total(kept_there) > radius
+        return (
+            jnp.where(is_too_large, middle, below),
+            jnp.where(is_too_large, above, middle),
         )
 
-    bracket = (
-        jnp.zeros_like(radius * magnitude[:, :1]),
-        jnp.max(magnitude, -1, keepdims=True),
+    largest = jnp.max(magnitude, -1, keepdims=True) + jnp.zeros_like(radius)
+    above = jax.lax.bitcast_convert_type(largest, kind)
+    num_bits = jnp.finfo(u.dtype).bits - 1
+    _, above = jax.lax.fori_loop(0, num_bits, halve, (jnp.zeros_like(above), above))
+    # |u| - lambda = (|u| - above) + rise: no digits are lost where |u| is large.
+    base = magnitude - jax.lax.bitcast_convert_type(above, u.dtype)
+    delta = _rise_to(base, room, radius)
+    # What rounding leaves of the sum beyond the radius is scaled away.
+    size = total(delta)
+    delta = delta * jnp.where(size > radius, radius / jnp.where(size > 0, size, 1), 1)
+    inside = kept(jnp.zeros_like(radius))
+    return jnp.sign(u) * jnp.where(total(inside) <= radius, inside, delta)
+
+
+def _rise_to(base: jax.Array, room: jax.Array, radius: jax.Array) -> jax.Array:
+    """Return clip(base + rise, 0, room) with a sum of `radius`, where base > 0 can rise.
+
+    The sum is concave in the rise: Newton's iteration never passes the solution.
+    """
+
+    def risen(rise: jax.Array) -> jax.Array:
+        return jnp.clip(jnp.where(base >= 0, base + rise, 0), 0, room)
+
+    def newton(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        rise, _ = carry
+        count = jnp.sum((base >= 0) & (base + rise < room), -1, keepdims=True)
+        slack = radius - jnp.sum(risen(rise), -1, keepdims=True)
+        grown = rise + jnp.maximum(slack, 0) / jnp.maximum(count, 1)
+        # Growth within rounding is dropped, so that an example does not change while others
+        # are unfinished.
+        is_open = (count > 0) & (slack > 1e-6 * radius)
+        return jnp.where(is_open, grown, rise), is_open & (grown > rise)
+
+    start = jnp.zeros_like(radius)
+    rise, _ = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[1]), newton, newton((start, start > 0))
     )
-    # 24 halvings reach the resolution of a float32 significand.
-    below, above = jax.lax.fori_loop(0, 24, halve, bracket)
-    is_moving = (magnitude > above) & (magnitude - above < room)
-    slack = radius - jnp.sum(kept(above), -1, keepdims=True)
-    count = jnp.maximum(jnp.sum(is_moving, -1, keepdims=True), 1)
-    # |u| - multiplier = (|u| - above) + rise: no digits are lost where |u| is large.
-    rise = jnp.clip(slack / count, 0, above - below)
-    delta = jnp.clip((magnitude - above) + rise, 0, room)
-    # The resolution of the bisection is relative to |u|: where |u| is far outside, what
-    # remains of the sum beyond the radius is scaled away.
-    total = jnp.sum(delta, -1, keepdims=True)
-    delta = delta * jnp.where(
-        total > radius, radius / jnp.where(total > 0, total, 1), 1
-    )
-    inside = kept(jnp.zeros_like(below))
-    is_inside = jnp.sum(inside, -1, keepdims=True) <= radius
-    return jnp.sign(u) * jnp.where(is_inside, inside, delta)
+    return risen(rise)
 
 
 def fill_l1(

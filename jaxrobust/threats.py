@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _geometry, _pytree
+from jaxrobust import _batch, _geometry, _pytree, _rounding
 from jaxrobust._repr import concise
 
 Bounds = tuple[ArrayLike, ArrayLike] | None
@@ -62,7 +62,7 @@ class Linf:
     def project(self, x_adv: jax.Array, x: jax.Array) -> jax.Array:
         """Return the nearest feasible point (exact: clipping each coordinate)."""
         eps = _batch.expand(self.eps, x)
-        low, high = _rounded_inwards(x, -eps), _rounded_inwards(x, eps)
+        low, high = (_rounding.shifted_inwards(x, shift) for shift in (-eps, eps))
         if self.bounds is not None:
             lower, upper = bounds_like(self, x)
             low, high = jnp.maximum(low, lower), jnp.minimum(high, upper)
@@ -255,15 +255,6 @@ def _difference(x_adv: jax.Array, x: jax.Array) -> jax.Array:
     return _batch.flatten(x_adv.astype(wide) - x.astype(wide))
 
 
-def _rounded_inwards(x: jax.Array, shift: jax.Array) -> jax.Array:
-    """Return x + shift, at most |shift| away from x as float arithmetic sees it."""
-    moved = (x + shift).astype(x.dtype)
-    exceeds = jnp.abs(moved.astype(shift.dtype) - x.astype(shift.dtype)) > jnp.abs(
-        shift
-    )
-    return jnp.where(exceeds, jnp.nextafter(moved, x), moved)
-
-
 def room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return how far each coordinate may move down and up before bounds or mask."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
@@ -279,9 +270,11 @@ def room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def bounds_like(threat: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the bounds in the shape and type of `x`."""
+    """Return the bounds in the shape and type of `x`; half precision rounds inwards."""
     assert threat.bounds is not None
     lower, upper = threat.bounds
+    if _rounding.is_narrow(x.dtype):
+        lower, upper = _rounding.bounds_inwards(lower, upper, x.dtype)
     return (
         jnp.broadcast_to(jnp.asarray(lower, x.dtype), x.shape),
         jnp.broadcast_to(jnp.asarray(upper, x.dtype), x.shape),
@@ -312,7 +305,13 @@ def _project_with(projection, threat, x_adv: jax.Array, x: jax.Array) -> jax.Arr
     low, high = map(_batch.flatten, room(threat, x))
     radius = _batch.expand(threat.eps, low) + jnp.zeros_like(low[:, :1])
     delta = projection(_difference(x_adv, x), low, high, radius).reshape(x.shape)
-    return into_bounds(threat, (x + delta).astype(x.dtype), x)
+    wide = x.astype(delta.dtype)
+    moved = wide + delta
+    if _rounding.is_narrow(x.dtype):
+        moved = _rounding.drawn_in(
+            moved, wide, x.dtype, lambda z: threat.distance(z, wide) <= radius[:, 0]
+        )
+    return into_bounds(threat, moved.astype(x.dtype), x)
 
 
 def _steepest_with(maximiser, threat, grad: jax.Array, x: jax.Array, step_size):

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust import _batch, _checks, _model_checks, _threat_rows
+from jaxrobust import _batch, _checks, _model_checks, _narrow, _threat_rows
 from jaxrobust.attacks import _closure, items
 from jaxrobust.attacks.expectation import Expectation
 from jaxrobust.convolution import fast_convolutions
@@ -54,8 +54,25 @@ def _as_pytree(function: Callable, x: Any, *keys: Any) -> Callable | None:
 
 @jax.jit
 def _run(attack, logits_fn, x, y, threat, keys):
-    logits_fn = fast_convolutions(logits_fn)
-    return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
+    return _run_in_type(attack, fast_convolutions(logits_fn), x, y, threat, keys)
+
+
+def _run_in_type(attack, logits_fn, x, y, threat, keys) -> jax.Array:
+    """Return what the attack finds, in the type of `x`; half precision is iterated wide."""
+    dtype = x.dtype
+    if _narrow.is_narrow(dtype):
+        logits_fn, threat = rounded(logits_fn, dtype), _narrow.threat_in(threat, dtype)
+        x = x.astype(np.float32)
+    x_adv = attack.run(logits_fn, x, y, threat, keys)
+    return jax.lax.stop_gradient(x_adv).astype(dtype)
+
+
+def rounded(logits_fn: Callable, dtype: Any) -> Callable:
+    """Return a model of half precision for points in float32."""
+    if isinstance(logits_fn, Expectation):
+        model_fn = _narrow.Rounding(logits_fn.model_fn, dtype)
+        return dataclasses.replace(logits_fn, model_fn=model_fn)
+    return _narrow.Rounding(logits_fn, dtype)
 
 
 @jax.jit
@@ -86,7 +103,7 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
         # Under `jax.grad` nothing is differentiated in passing: not all of it could be.
         attack, x, y, threat = jax.lax.stop_gradient((attack, x, y, threat))
         logits_fn = fast_convolutions(logits_fn)
-        return jax.lax.stop_gradient(attack.run(logits_fn, x, y, threat, keys))
+        return _run_in_type(attack, logits_fn, x, y, threat, keys)
     with _model_checks.explain_model_errors():
         # What is spread over devices cannot be cut anywhere.
         with jax.ensure_compile_time_eval():

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _logits, losses
+from jaxrobust import _logits, _narrow, losses
 from jaxrobust._placing import Placing
+from jaxrobust.attacks._call import rounded
 from jaxrobust.convolution import fast_convolutions, is_slow_in_loops
 from jaxrobust.evaluation._problem import Problem
 from jaxrobust.types import Array, LogitsFn, Threat
@@ -18,11 +19,13 @@ def prepare(
     logits_fn: LogitsFn, threat: Threat, x, y, placing: Placing, size: int
 ) -> Problem:
     """Place the model and classify the clean inputs."""
-    logits_fn = placing.replicate(logits_fn)
+    logits_fn, dtype = placing.replicate(logits_fn), x.dtype
+    if _narrow.is_narrow(dtype):
+        logits_fn, x = rounded(logits_fn, dtype), x.astype(np.float32)
     clean = over_batches(lambda x: logits(logits_fn, x), x, placing, size)
     batch = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
     is_slow = is_slow_in_loops(fast_convolutions(logits_fn), batch)
-    return Problem(logits_fn, threat, x, y, clean, placing, is_loop=not is_slow)
+    return Problem(logits_fn, threat, x, y, clean, placing, not is_slow, dtype)
 
 
 def measure(problem: Problem, x_adv: np.ndarray, size: int) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _threat_rows
+from jaxrobust import _narrow, _threat_rows
 from jaxrobust._placing import Placing
 from jaxrobust.attacks import items
 
@@ -25,6 +25,7 @@ class Problem:
       logits: Clean logits `[N, C]`.
       placing: Where batches go.
       is_loop: Whether several steps may be one loop: not if convolutions are slow there.
+      dtype: The type in which points are returned; `x` is in float32 at least.
     """
 
     logits_fn: Any
@@ -34,6 +35,7 @@ class Problem:
     logits: np.ndarray
     placing: Placing
     is_loop: bool
+    dtype: Any
 
     @property
     def is_correct(self) -> np.ndarray:
@@ -42,7 +44,11 @@ class Problem:
 
     def threat_of(self, rows: np.ndarray) -> Any:
         """Return the threat of these examples."""
-        return _threat_rows.rows_of(self.threat, rows, self.x.ndim, self.placing.spread)
+        threat = _threat_rows.rows_of(
+            self.threat, rows, self.x.ndim, self.placing.spread
+        )
+        is_narrow = _narrow.is_narrow(self.dtype)
+        return _narrow.threat_in(threat, self.dtype) if is_narrow else threat
 
 
 # How much a point is worth to the adversary.

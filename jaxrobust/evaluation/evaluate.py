@@ -165,7 +165,8 @@ def evaluate(
             )
     measure = _random.measure if is_random else _forward.measure
     figures = measure(problem, found.x_adv, size)
-    audit = _audit.audit(found.x_adv, x, figures["distance"], threat)
+    x_adv = found.x_adv.astype(x.dtype)
+    audit = _audit.audit(x_adv, x, figures["distance"], threat)
     audit["logits_not_finite"] = int((~figures.pop("is_number")).sum())
     audit["not_confirmed"] = found.counts["not_confirmed"]
     _audit.warn_of_violations(audit, len(y))
@@ -183,7 +184,7 @@ def evaluate(
         cost=_stages.cost(stages, found, len(x)),
         audit=audit,
         settings=settings,
-        x_adv=found.x_adv,
+        x_adv=x_adv,
         **figures,
     )
     file.remove()
