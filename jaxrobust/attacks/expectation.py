@@ -80,9 +80,9 @@ class Expectation:
 
     def draws(self, x: Array) -> Array:
         """Return the logits of each draw `[B, S, C]`, float32."""
-        keys = jnp.broadcast_to(self.key, x.shape[:1])
-        if not self.fixed:
-            keys = jax.vmap(_fold_in_bits)(keys, x)
+        # One key for each example, spread over devices like the examples.
+        of_example = _same_key if self.fixed else _fold_in_bits
+        keys = jax.vmap(of_example, (None, 0))(self.key, x)
 
         def draw(sample: Array) -> Array:
             logits = self.model_fn(x, _batch.fold_in(keys, sample))
@@ -241,6 +241,11 @@ class _OneByOne:
 
     def __call__(self, x: Array, keys: Array) -> Array:
         return jax.vmap(lambda image, key: self.model_fn(image[None], key)[0])(x, keys)
+
+
+def _same_key(key: Array, example: Array) -> Array:
+    del example
+    return key
 
 
 def _fold_in_bits(key: Array, example: Array) -> Array:

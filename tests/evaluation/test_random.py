@@ -25,7 +25,7 @@ def linear(weights, x, key):
     """One score of an input with noise, as two logits."""
     noise = SIGMA * jax.random.normal(key, x.shape)
     score = jnp.matmul(x + noise, weights, precision="highest")
-    return jnp.stack([jnp.zeros_like(score), score], -1)
+    return jnp.stack([0 * score, score], -1)
 
 
 MODEL = jr.randomized(
@@ -221,3 +221,13 @@ def test_hidden_randomness_is_warned_of(recwarn):
 def test_individually_is_refused():
     with pytest.raises(ValueError, match="once for each attack"):
         evaluate(attack=jr.WorstOf((jr.FGSM(), PGD)), individually=True)
+
+
+def test_several_devices():
+    """Law 3, on a mesh with explicit axes."""
+    mesh = jax.make_mesh((4,), ("data",))
+    spread, alone = (
+        evaluate(attack=jr.FGSM(), batch_size=N, mesh=m) for m in (mesh, None)
+    )
+    np.testing.assert_array_equal(spread.x_adv, alone.x_adv)
+    np.testing.assert_array_equal(spread.draws_adv, alone.draws_adv)
