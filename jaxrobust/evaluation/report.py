@@ -244,21 +244,22 @@ class Report:
 
         Under attack, an example that is wrong on the clean input counts with its clean
         prediction: the diagonal sums to the robust accuracy, and no attack repairs an
-        error. Of a random model: means over the draws.
+        error. Of a random model: means over the draws. A prediction that is not a number
+        is in no column.
 
         Args:
           under_attack: False counts the predictions on the clean inputs.
         """
-        counts = np.zeros((self.num_classes, self.num_classes), int)
         draws = self.draws_adv if under_attack else self.draws
-        if draws is not None:
-            labels = np.broadcast_to(self.y[:, None], draws.shape)
-            np.add.at(counts, (labels, draws), 1)
-            return counts / draws.shape[1]
-        is_attacked = self.is_correct & under_attack
-        final = np.where(is_attacked, self.predicted_adv, self.predicted)
-        np.add.at(counts, (self.y, final), 1)
-        return counts
+        if draws is None:
+            is_attacked = self.is_correct & under_attack
+            final = np.where(is_attacked, self.predicted_adv, self.predicted)[:, None]
+        else:
+            final = draws
+        labels = np.broadcast_to(self.y[:, None], final.shape)
+        counts = np.zeros((self.num_classes, self.num_classes), int)
+        np.add.at(counts, (labels[final >= 0], final[final >= 0]), 1)
+        return counts if draws is None else counts / draws.shape[1]
 
     def citation(self) -> str:
         """Return the BibTeX of the papers behind the attacks of this report."""
