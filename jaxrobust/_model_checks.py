@@ -33,6 +33,17 @@ _NOT_TRACEABLE = (
 )
 
 
+_NOT_AN_ARRAY = (
+    "logits_fn returned something that is not an array, such as the output object of a "
+    "Hugging Face model: pass lambda x: model(x).logits, or whatever picks the logits."
+)
+
+_NO_GRADIENT = (
+    "logits_fn calls the host (jax.pure_callback), which has no gradient: attack it with "
+    "jr.Square or jr.SPSA, which look at outputs only, or give it a derivative by jr.bpda."
+)
+
+
 def check_callable(logits_fn: Any) -> None:
     """Raise where something else was passed as a model."""
     module = _module_of(logits_fn)
@@ -182,6 +193,10 @@ def explain_model_errors(x: Any = None) -> Iterator[None]:
             raise ValueError(_TRAINING_MODE) from error
         if x is not None and isinstance(error, _TRACER_ERRORS):
             raise ValueError(_NOT_TRACEABLE) from error
+        if "not a valid JAX type" in str(error):
+            raise TypeError(_NOT_AN_ARRAY) from error
+        if "allbacks do not support JVP" in str(error):
+            raise ValueError(_NO_GRADIENT) from error
         if x is not None and isinstance(error, TypeError | ValueError):
             note = f"jaxrobust called logits_fn with a batch of shape {x.shape}."
             error.add_note(note + _LAYOUTS * (x.ndim == 4))

@@ -140,6 +140,17 @@ def mixed(attack: Any) -> str:
     )
 
 
+def needs_key(attack: Any) -> bool:
+    """Return whether an attack says that it needs a key; a plain function says nothing.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> needs_key(jr.PGD()), needs_key(jr.FGSM()), needs_key(lambda: None)
+      (True, False, False)
+    """
+    return getattr(attack, "needs_key", False)
+
+
 def check_takes_labels(attack: Any, name: str) -> None:
     """Raise where an attack takes something else than the labels that it will be given.
 

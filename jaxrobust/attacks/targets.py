@@ -79,7 +79,7 @@ class Targets:
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
-        return getattr(self.attack, "needs_key", True)
+        return items.needs_key(self.attack)
 
     @property
     def cost(self) -> Cost | None:

@@ -48,7 +48,8 @@ class Restarts:
                 f"Restarts(num_restarts={self.num_restarts!r}): a whole number of at "
                 "least 1 is needed."
             )
-        if getattr(self.attack, "needs_key", True) is False and self.num_restarts > 1:
+        is_known = hasattr(self.attack, "needs_key")
+        if is_known and not self.attack.needs_key and self.num_restarts > 1:
             raise ValueError(
                 f"Restarts({self.attack!r}, {self.num_restarts}): the attack is "
                 "deterministic, so each restart would repeat the first; set "
@@ -60,7 +61,8 @@ class Restarts:
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
-        return getattr(self.attack, "needs_key", True)
+        # Without one each restart would repeat the first.
+        return self.num_restarts > 1 or items.needs_key(self.attack)
 
     @property
     def takes(self) -> str:
@@ -158,7 +160,7 @@ class WorstOf:
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
-        return any(getattr(attack, "needs_key", False) for attack in self.attacks)
+        return any(map(items.needs_key, self.attacks))
 
     @property
     def takes(self) -> str:

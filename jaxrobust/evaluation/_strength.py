@@ -121,7 +121,9 @@ def run(logits_fn, x, y, threat, keys, num_steps: int, num_queries: int) -> Runs
     """Run every attack that the checks compare."""
 
     def pgd(radius: float = 1.0, *, model=logits_fn, margin=False, steps=num_steps):
-        ball = _scaled(threat, radius)
+        return within(_scaled(threat, radius), model, margin, steps)
+
+    def within(ball: Any, model: Any, margin: bool, steps: int):
         start = ball.sample(keys, x)
         # 2.5 / num_steps: far enough to cross the ball (MadryLab/robustness).
         return _ascend(model, start, x, y, ball, margin, 2.5 / steps, steps)
@@ -140,9 +142,9 @@ def run(logits_fn, x, y, threat, keys, num_steps: int, num_queries: int) -> Runs
     }
     correct = {name: np.asarray(left) for name, (_, left) in results.items()}
     # Two losses: one of them may saturate on the way.
-    everything = _everything(threat, x)
+    everything = threat.with_eps(_farthest(threat, x))
     unbounded = [
-        pgd(everything, margin=margin, steps=2 * num_steps)[1]
+        within(everything, logits_fn, margin, 2 * num_steps)[1]
         for margin in (True, False)
     ]
     return Runs(
@@ -157,16 +159,14 @@ def _scaled(threat: Any, factor: float) -> Any:
     return threat.with_eps(factor * threat.eps)
 
 
-def _everything(threat: Any, x: Array) -> float:
-    """Return the factor on eps with which the ball holds all data."""
+def _farthest(threat: Any, x: Array) -> float:
+    """Return a radius at which the ball holds all data."""
     lower, upper = x.min(), x.max()
     if threat.bounds is not None:  # where they are infinite, the data's own
         lowest, highest = threats.bounds_like(threat, x)
         lower = jnp.where(jnp.isfinite(lowest), lowest, lower)
         upper = jnp.where(jnp.isfinite(highest), highest, upper)
-    corner = threat.distance(upper + 0 * x, lower + 0 * x)
-    smallest = jnp.min(jnp.asarray(threat.eps))
-    return float(jnp.max(corner) / jnp.where(smallest > 0, smallest, 1))
+    return float(jnp.max(threat.distance(upper + 0 * x, lower + 0 * x)))
 
 
 def checks(runs: Runs, is_correct: np.ndarray, has_mask: bool) -> list[Check]:

@@ -157,12 +157,13 @@ def evaluate(
         digest = fingerprint(problem, stages, settings, extra, size)
     with StateFile(state_file, digest, save_every) as file:
         arguments = (stages, problem, chosen, size, file)
-        if is_random:
-            found, shares = _random.run(*arguments, progress=progress)
-        else:
-            found, shares = _stages.run(
-                *arguments, individually=individually, progress=progress
-            )
+        with _model_checks.explain_model_errors():
+            if is_random:
+                found, shares = _random.run(*arguments, progress=progress)
+            else:
+                found, shares = _stages.run(
+                    *arguments, individually=individually, progress=progress
+                )
     measure = _random.measure if is_random else _forward.measure
     figures = measure(problem, found.x_adv, size)
     x_adv = found.x_adv.astype(x.dtype)

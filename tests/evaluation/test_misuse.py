@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen
 
 import jaxrobust as jr
 
@@ -99,3 +100,52 @@ def test_what_is_no_threat(threat):
 def test_labels_in_a_list():
     x_adv = jr.fgsm(lambda x: x, X, Y.tolist(), threat=THREAT)
     np.testing.assert_array_equal(x_adv, jr.fgsm(lambda x: x, X, Y, threat=THREAT))
+
+
+class Output:
+    """What models of Hugging Face return."""
+
+    def __init__(self, logits):
+        self.logits = logits
+
+
+def on_the_host(x):
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+    return jax.pure_callback(np.asarray, shape, x, vmap_method="sequential")
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (Output, r"model\(x\).logits"),
+        (on_the_host, "jr.Square or jr.SPSA"),
+        (linen.Dense(2), "Linen module"),
+    ],
+)
+def test_models_of_other_kinds(model, message):
+    """What to do instead, in attacks and in `evaluate`."""
+    attack = jr.FGSM()
+    with pytest.raises((TypeError, ValueError), match=message):
+        attack(model, X, Y, threat=THREAT)
+    with pytest.raises((TypeError, ValueError), match=message):
+        evaluate(model, attack)
+
+
+def test_a_key_for_a_plain_function():
+    """One answer everywhere: it says nothing, so none is demanded but by restarts."""
+
+    def plain(logits_fn, x, y, *, threat, key=None):
+        return x
+
+    assert not jr.WorstOf((plain,)).needs_key
+    assert not jr.Targets(plain).needs_key
+    assert jr.Restarts(plain, 2).needs_key and not jr.Restarts(plain, 1).needs_key
+
+
+def test_a_diagnosis_at_radius_zero():
+    """Nothing withstands an attack that may change everything, whatever eps is."""
+    options = dict(
+        threat=jr.Linf(0.0), key=jax.random.key(0), num_steps=2, num_queries=2
+    )
+    diagnosis = jr.diagnose(lambda x: 9 * x, X, Y, **options)
+    assert "unbounded_eps" not in diagnosis.flagged
