@@ -1,7 +1,7 @@
 """Per-example helpers: the only place that knows that axis 0 is the batch."""
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ def flatten(x: jax.Array) -> jax.Array:
     XLA:CPU (JAX 0.10.2) would reduce over three axes at a time, which for images takes
     several times as long; behind the barrier it cannot see them.
     """
-    flat = x.reshape(x.shape[0], -1)
+    flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # a batch may be empty
     return jax.lax.optimization_barrier(flat) if x.ndim > 2 else flat
 
 
@@ -36,12 +36,13 @@ def computed_once(x: jax.Array) -> jax.Array:
     return jnp.matmul(pairs, jnp.ones(2, x.dtype), precision="highest")
 
 
-def zeros(x: jax.Array, dtype: Any = jnp.float32) -> jax.Array:
-    """Return one zero for each example, `[B]`.
+def zeros(x: jax.Array) -> jax.Array:
+    """Return one zero for each example, `[B]`, in float32 at least.
 
     Carries of loops are derived from the data, so that they are sharded like it.
     """
-    return jnp.zeros_like(flatten(x)[:, 0], dtype=dtype)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return jnp.sum(jnp.zeros_like(flatten(x), wide), -1)
 
 
 def where(condition: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:

@@ -118,7 +118,8 @@ def _rise_to(base: jax.Array, room: jax.Array, radius: jax.Array) -> jax.Array:
 
     def newton(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         rise, _ = carry
-        count = jnp.sum((base >= 0) & (base + rise < room), -1, keepdims=True)
+        can_rise = (base >= 0) & (base + rise < room)
+        count = jnp.sum(can_rise, -1, keepdims=True, dtype=base.dtype)
         slack = radius - jnp.sum(risen(rise), -1, keepdims=True)
         grown = rise + jnp.maximum(slack, 0) / jnp.maximum(count, 1)
         # Growth within rounding is dropped, so that an example does not change while others

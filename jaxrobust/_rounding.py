@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxrobust import _batch
+
 # Tried in this order, the last that fits is kept.
 _FACTORS = (*(1 - 2.0**-k for k in range(2, 10)), 1.0)
 
@@ -72,9 +74,11 @@ def drawn_in(
     delta, rounded = x_adv - x, nearest(x_adv, dtype)
     exceeds = jnp.abs(rounded - x) > jnp.abs(delta)
     inwards = jnp.nextafter(rounded.astype(dtype), x.astype(dtype)).astype(x.dtype)
-    kept = jnp.where(exceeds, inwards, rounded)
-    for factor in _FACTORS:
-        point = x_adv if factor == 1 else x + factor * delta
+
+    def shrink(kept: jax.Array, factor: jax.Array) -> tuple[jax.Array, None]:
+        point = x + factor * delta
         fits = is_inside(nearest(point, dtype))
-        kept = jnp.where(fits.reshape(-1, *(1,) * (x.ndim - 1)), point, kept)
-    return kept
+        return _batch.where(fits, point, kept), None
+
+    factors = jnp.asarray(_FACTORS, x.dtype)
+    return jax.lax.scan(shrink, jnp.where(exceeds, inwards, rounded), factors)[0]

@@ -1,6 +1,7 @@
 """Threats: projections and steepest directions against independent references."""
 
 import functools
+from fractions import Fraction
 
 import hypothesis
 import hypothesis.strategies as st
@@ -249,6 +250,83 @@ def test_steepest_attains_the_exact_maximum(size, **case):
         assert norm <= size * (1 + 2e-6)  # rounding of a sum of 8 terms
         best = value_reference(type(threat), *flat, size)
         assert gain >= best - 1e-5 * (1 + abs(best))  # solver and float32 rounding
+
+
+@pytest.mark.parametrize("radius", [0.3, 31.0, 1000.0])
+def test_steepest_uses_slopes_of_any_ratio(radius):
+    """What the steep coordinate leaves of the radius goes to one 1e-37 times flatter."""
+    x = jnp.zeros((2, 3))
+    grad = jnp.array([[1.0, 1e-37, 0.0], [-1.0, -3e-38, 3e-38]])
+    bounds = (np.float32([-1, -5000, -5000]), np.float32([1, 5000, 5000]))
+    delta = jr.L2(radius, bounds=bounds).steepest(grad, x, radius)
+    first = min(radius, 1.0)
+    rest = np.sqrt(radius**2 - first**2)
+    part = rest / np.sqrt(2)
+    np.testing.assert_allclose(
+        delta, [[first, rest, 0], [-first, -part, part]], rtol=2e-6, atol=1e-20
+    )
+
+
+@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+@hypothesis.given(
+    seed=st.integers(0, 2**31),
+    size=st.sampled_from([1e6, 1e9, 1e20]),
+    eps=st.sampled_from([0.1, 1.5, 4.0]),
+    kind=st.sampled_from([jr.L1, jr.L2]),
+    spread=st.sampled_from([0.0, 0.1, 1.0, 30.0]),
+)
+def test_project_is_the_nearest_point_from_far_away(seed, size, eps, kind, spread):
+    """Up to 1e20 eps away, to rounding of what the given numbers say.
+
+    Coordinates are far away by the same length up to `spread` times eps and numbers of
+    ordinary size are among them, which matter where the box holds the others back.
+    """
+    rng = np.random.default_rng(seed)
+    u = rng.choice([-1, 1], (BATCH, 8)) * size + spread * eps * rng.normal(
+        size=(BATCH, 8)
+    )
+    u = np.where(rng.uniform(size=u.shape) < 0.4, eps * rng.normal(size=u.shape), u)
+    u = np.float32(u).reshape(BATCH, *SHAPE)
+    x = np.zeros_like(u)
+    room = rng.uniform(0.1, 1, SHAPE).astype(np.float32)
+    bounds = (-room, room) if seed % 3 else None
+    threat = kind(eps, bounds=bounds)
+    ours = np.float64(project(threat, u, x)).reshape(BATCH, -1)
+    low, high = box(threat, x)
+    for i in range(BATCH):
+        theirs = exact_l1 if kind is jr.L1 else nearest_l2
+        expected = theirs(
+            np.float64(u[i]).ravel(), low[i].ravel(), high[i].ravel(), eps
+        )
+        np.testing.assert_allclose(ours[i], expected, rtol=0, atol=3e-6 * eps)
+
+
+def exact_l1(u, low, high, radius):
+    """Project by the break points of the sum, in fractions: nothing is rounded."""
+    limits = np.minimum(np.where(u > 0, high, -low), np.abs(u))
+    radius = Fraction(radius)
+    pairs = [(Fraction(v), Fraction(r)) for v, r in zip(np.abs(u), limits, strict=True)]
+
+    def kept(multiplier):
+        return [min(max(v - multiplier, 0), r) for v, r in pairs]
+
+    breaks = [0, *(v for v, _ in pairs), *(v - r for v, r in pairs)]
+    point = min(b for b in breaks if sum(kept(b)) <= radius)
+    moving = sum(v - r < point <= v for v, r in pairs)
+    rise = (radius - sum(kept(point))) / moving if point and moving else 0
+    return np.sign(u) * np.array([float(v) for v in kept(point - rise)])
+
+
+def nearest_l2(u, low, high, radius):
+    """Project by bisection over the logarithm of the scale."""
+    near, far = -60.0, 1.0
+    if np.linalg.norm(np.clip(u, low, high)) <= radius:
+        return np.clip(u, low, high)
+    for _ in range(200):
+        middle = (near + far) / 2
+        is_inside = np.linalg.norm(np.clip(np.exp(middle) * u, low, high)) <= radius
+        near, far = (middle, far) if is_inside else (near, middle)
+    return np.clip(np.exp(near) * u, low, high)
 
 
 @pytest.mark.parametrize("kind", [jr.Linf, jr.L2, jr.L1])

@@ -1,25 +1,35 @@
 """Decision boundaries of a classifier, linearised at a point."""
 
-from typing import Any
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _hyperplanes, threats
+from jaxrobust import _batch, _hyperplanes, _logits, threats
 from jaxrobust.types import Array, LogitsFn
+
+# So many gradients at a time: memory does not grow with the number of classes.
+_AT_ONCE = 16
+
+
+class Boundary(NamedTuple):
+    """Where the logits of two classes tie: gap + <w, z - x_adv> = 0."""
+
+    gap: Array  # z_t - z_y at the iterate, `[B]`
+    w: Array  # its gradient, `[B, ...]`
+    distance: Array  # from the iterate, `[B]`
 
 
 def towards_target(logits_fn: LogitsFn, x_adv: Array, y: Any, threat: Any):
     """Return gap = z_t - z_y `[B]`, its gradient `[B, ...]` and the logits."""
     labels, targets = y
-
-    def total(x_adv: Array):
-        logits = logits_fn(x_adv).astype(jnp.float32)
-        gap = _batch.take(logits, targets) - _batch.take(logits, labels)
-        return jnp.sum(gap), (gap, logits)
-
-    w, (gap, logits) = jax.grad(total, has_aux=True)(x_adv)
-    return gap, _usable(w, threat), logits
+    logits, pull_back = jax.vjp(logits_fn, x_adv)
+    direction = _one_hot(targets, logits) - _one_hot(labels, logits)
+    (w,) = pull_back(direction)
+    wide = _logits.wide(logits)
+    gap = _batch.take(wide, targets) - _batch.take(wide, labels)
+    return _resolved(gap, labels, logits), _usable(w, threat), wide
 
 
 def towards_any(logits_fn: LogitsFn, x_adv: Array, y: Array, threat: Any):
@@ -27,28 +37,54 @@ def towards_any(logits_fn: LogitsFn, x_adv: Array, y: Array, threat: Any):
 
     The Jacobian of the C - 1 differences of logits: C - 1 gradients.
     """
+    logits, pull_back = jax.vjp(logits_fn, x_adv)
+    wide, num_classes = _logits.wide(logits), logits.shape[-1]
+    dual_order = _hyperplanes.geometry_of(threat)[1]
 
-    def logits_of(x_adv: Array) -> Array:
-        return logits_fn(x_adv).astype(jnp.float32)
+    def nearest_of(offsets: Array) -> Boundary:
+        """The nearest of the boundaries to the classes y + offsets (modulo C)."""
+        others = (y[None] + offsets[:, None]) % num_classes
+        directions = _one_hot(others, logits) - _one_hot(y, logits)[None]
+        w = _usable(jax.vmap(lambda d: pull_back(d)[0])(directions), threat)
+        gaps = jax.vmap(_batch.take, (None, 0))(wide, others)
+        gaps = gaps - _batch.take(wide, y)[None]
+        dual_norm = _hyperplanes.norm(jax.vmap(_batch.flatten)(w), dual_order)
+        distance = jnp.abs(gaps) / jnp.where(dual_norm > 0, dual_norm, 1)
+        is_there = (dual_norm > 0) & jnp.isfinite(distance)
+        distance = jnp.where(is_there, distance, jnp.inf)
+        first = jnp.argmin(distance, axis=0)
+        choose = jax.vmap(lambda values, i: values[i], (1, 0))
+        return Boundary(*(choose(values, first) for values in (gaps, w, distance)))
 
-    logits, pullback = jax.vjp(logits_of, x_adv)
-    num_classes = logits.shape[-1]
-    others = (y[None] + jnp.arange(1, num_classes)[:, None]) % num_classes
-    directions = jax.nn.one_hot(others, num_classes) - jax.nn.one_hot(
-        y[None], num_classes
-    )
-    w = _usable(jax.vmap(lambda direction: pullback(direction)[0])(directions), threat)
-    gaps = (
-        jax.vmap(_batch.take, (None, 0))(logits, others) - _batch.take(logits, y)[None]
-    )
-    dual_norm = _hyperplanes.norm(
-        w.reshape(*gaps.shape, -1), _hyperplanes.geometry_of(threat)[1]
-    )
-    distance = jnp.abs(gaps) / jnp.where(dual_norm > 0, dual_norm, 1)
-    distance = jnp.where((dual_norm > 0) & jnp.isfinite(distance), distance, jnp.inf)
-    nearest = jnp.argmin(distance, axis=0)
-    chosen = jax.vmap(lambda values, i: values[i], (1, 0))
-    return chosen(gaps, nearest), chosen(w, nearest), logits
+    def keep(best: Boundary, offsets: Array) -> tuple[Boundary, None]:
+        found = nearest_of(offsets)
+        select = functools.partial(_batch.where, found.distance < best.distance)
+        return jax.tree.map(select, found, best), None
+
+    size = min(num_classes - 1, _AT_ONCE)
+    count = -(-(num_classes - 1) // size)
+    # The last class fills up the last chunk.
+    offsets = jnp.minimum(jnp.arange(1, count * size + 1), num_classes - 1)
+    offsets = offsets.reshape(count, size)
+    found = nearest_of(offsets[0])
+    if count > 1:
+        found, _ = jax.lax.scan(keep, found, offsets[1:])
+    return _resolved(found.gap, y, logits), found.w, wide
+
+
+def _one_hot(labels: Array, logits: Array) -> Array:
+    return jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+
+
+def _resolved(gap: Array, y: Array, logits: Array) -> Array:
+    """Return the gap, a tie as if it were just short of the boundary.
+
+    Logits that are large, or of half precision, tie long before the boundary is crossed.
+    A step of length zero would end the search there.
+    """
+    size = jnp.abs(_batch.take(_logits.wide(logits), y))
+    unit = float(jnp.finfo(logits.dtype).eps) * size
+    return jnp.where(jnp.abs(gap) <= unit, -unit, gap)
 
 
 def _usable(w: Array, threat: Any) -> Array:

@@ -116,10 +116,11 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
 def check_model(attack: Any, logits_fn: Callable, x: Any, y: Any, threat: Any) -> None:
     """Check the shapes of the model's outputs and of every loss; evaluates nothing."""
     with _model_checks.explain_model_errors(x):
-        is_tree = any(leaf is not logits_fn for leaf in jax.tree.leaves(logits_fn))
+        leaves = jax.tree.leaves(logits_fn)
+        is_tree = all(isinstance(leaf, _NUMERIC) for leaf in leaves)
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
         logits = jax.eval_shape(
-            *((_logits, logits_fn) if is_tree else (logits_fn,)), shape
+            *((_logits, logits_fn) if is_tree else (lambda x: logits_fn(x),)), shape
         )
     _model_checks.check_logits(logits, y, items.takes(attack))
     for loss, given in items.losses_with_y(attack, y, threat):

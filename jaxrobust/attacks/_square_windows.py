@@ -37,7 +37,8 @@ def place(uniform: Array, length: int, side: Array) -> Array:
     `uniform` in [0, 1) chooses among the `length - side + 1` places. (The reference
     implementation never takes the last one.)
     """
-    start = jnp.floor(uniform * (length - side + 1)).astype(int)
+    places = jnp.asarray(length - side + 1, uniform.dtype)
+    start = jnp.floor(uniform * places).astype(int)
     return jnp.arange(length) - start
 
 
@@ -65,7 +66,7 @@ def square(key: Array, fraction: Array, shape: Shape) -> Array:
     rows = place(uniform[0], shape[0], height)
     columns = place(uniform[1], shape[1], width)
     mask = inside(rows, columns, height, width)
-    return mask[:, :, None] * signs(uniform[2:])[None, None, :]
+    return jnp.where(mask[:, :, None], signs(uniform[2:])[None, None, :], 0)
 
 
 def mass(delta: Array, p: int, axis=(0, 1)) -> Array:

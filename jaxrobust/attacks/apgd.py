@@ -55,6 +55,13 @@ class APGD:
     checkpoints where the loss has grown too seldom. The last step goes to the maximiser of
     the loss linearised at the best iterate. A part of AutoAttack.
 
+    Where it differs from the authors' code besides that last step: a gradient of any size
+    but zero gives a step of full length (theirs, divided by its norm + 1e-12, fades where
+    the gradient of the DLR or of a saturated cross-entropy is that small); where it is zero
+    only the momentum moves on, in both. For `L1` the projection puts a coordinate that is
+    not used back to `x` exactly, and the support that sets the sparsity of the steps counts
+    those that differ at all; theirs comes back up to rounding and may still count.
+
     Args:
       num_steps: Number of gradient steps; the checkpoints are placed relative to it.
       loss: Per-example loss to maximise: `cross_entropy`, `dlr`, or `dlr_targeted` (whose
@@ -162,7 +169,7 @@ class APGD:
             top_grad=jnp.zeros_like(x),
             top_loss=zero - jnp.inf,
             schedule=apgd_schedule.init(
-                zero + 2 * jnp.asarray(threat.eps, jnp.float32), self.num_steps
+                zero + 2 * jnp.asarray(threat.eps, zero.dtype), self.num_steps
             ),
             best=x_adv,
             best_loss=zero - jnp.inf,
@@ -176,6 +183,7 @@ class APGD:
         if isinstance(state, apgd_l1.State):
             return apgd_l1.step(self, logits_fn, state, threat)
         grad, _, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
+        loss = loss.astype(state.best_loss.dtype)
         state = keep_top(keep_best(state, loss, success), loss, grad)
         schedule, is_halved = apgd_schedule.check(
             state.schedule, state.step, loss, state.top_loss, self.rho, self.num_steps

@@ -164,7 +164,8 @@ def _sparse_step(grad: Array, num_moving: Array, step_size: Array, threat: Any):
     if threat.mask is not None:
         is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, grad.shape)
         grad = jnp.where(is_free, grad, 0)
-    flat = _batch.flatten(grad).astype(jnp.float32)
+    flat = _batch.flatten(grad)
+    flat = flat.astype(jnp.promote_types(grad.dtype, jnp.float32))
     magnitude = jnp.abs(flat)
     ordered = -jnp.sort(-magnitude, axis=-1)
     last = jnp.maximum(num_moving - 1, 0)[:, None]
@@ -178,7 +179,7 @@ def _ball(threat: Any, plan: Stages, step: Array) -> Any:
     """Return the ball of each example's stage, `eps [B]`."""
     factor = _at(plan.factors, plan, step)
     return dataclasses.replace(
-        threat, eps=factor * jnp.asarray(threat.eps, jnp.float32)
+        threat, eps=factor * jnp.asarray(threat.eps, factor.dtype)
     )
 
 

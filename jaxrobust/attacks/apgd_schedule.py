@@ -58,10 +58,11 @@ def check(
       num_steps: Number of steps of the whole attack.
     """
     is_step = step > 0  # the start is no step
-    num_increases = old.num_increases + (is_step & (loss > old.last_loss))
-    waited = old.waited + is_step
+    is_increase = is_step & (loss > old.last_loss)
+    num_increases = old.num_increases + is_increase.astype(jnp.int32)
+    waited = old.waited + is_step.astype(jnp.int32)
     is_check = waited == old.period
-    c1 = num_increases <= rho * old.period
+    c1 = num_increases.astype(loss.dtype) <= rho * old.period.astype(loss.dtype)
     c2 = ~old.was_halved & (old.loss_at_check >= top_loss)
     is_halved = is_check & (c1 | c2)
     shorter = jnp.maximum(old.period - _share(0.03, num_steps), _share(0.06, num_steps))

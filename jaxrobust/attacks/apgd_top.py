@@ -10,6 +10,7 @@ from jaxrobust.types import Array, Threat
 
 def keep_top(state: Any, loss: Array, grad: Array) -> Any:
     """Keep the iterate of the largest loss, whether it succeeds or not."""
+    loss = loss.astype(state.top_loss.dtype)
     is_larger = loss > state.top_loss
     return state._replace(
         top=_batch.where(is_larger, state.x_adv, state.top),

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, threats
+from jaxrobust import _batch, _logits, threats
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -82,7 +82,7 @@ def estimate_gradient(
 def _losses(loss: Loss, logits_fn: LogitsFn, points: Array, y: Any) -> Array:
     """Return the losses `[K, 2, B]` of points `[K, 2, B, ...]`, in one batch."""
     lead = points.shape[:3]
-    logits = logits_fn(points.reshape(-1, *points.shape[3:])).astype(jnp.float32)
+    logits = _logits.wide(logits_fn(points.reshape(-1, *points.shape[3:])))
     y = jax.tree.map(
         lambda leaf: jnp.broadcast_to(leaf, (*lead[:2], *leaf.shape)).reshape(
             -1, *leaf.shape[1:]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _hyperplanes, _pytree, losses, threats
+from jaxrobust import _batch, _hyperplanes, _logits, _pytree, losses, threats
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _boundaries, _call
 from jaxrobust.attacks.cost import Cost
@@ -147,8 +147,7 @@ class FAB:
             # here are independent runs and know of no earlier best: half of eps, as
             # in AutoAttack, which however draws from the sphere and not the ball.
             x_adv = (x + 0.5 * (threat.sample(keys, x) - x)).astype(x.dtype)
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        zero = _batch.zeros(x, wide)
+        zero = _batch.zeros(x)
         return State(
             x=x,
             y=y,
@@ -170,7 +169,7 @@ class FAB:
         # adversarial after walking back is kept, which the paper does not do.
         state = self._keep_nearest(state, logits, threat)
         state = state._replace(x_adv=self._approach(state, gap, w, threat))
-        logits = logits_fn(state.x_adv).astype(jnp.float32)
+        logits = _logits.wide(logits_fn(state.x_adv))
         state = self._keep_nearest(state, logits, threat)
         back = state.x + self.beta * (state.x_adv - state.x)  # eq. (11)
         is_adversarial = losses.is_success(self.loss, logits, state.y)

@@ -45,8 +45,11 @@ class PGD:
     Args:
       num_steps: Number of gradient steps.
       step_size: Length of a step in the threat's norm, in the units of the data.
-      rel_step_size: The same in units of eps; at most one of the two. The default is
-        2.5 / num_steps (MadryLab/robustness): far enough to cross the ball.
+      rel_step_size: The same in units of eps; at most one of the two. The default for
+        l_inf is 2.5 / num_steps (MadryLab/robustness): far enough to cross the ball. Any
+        other ball is curved or cut by bounds, and steps of one length circle around its
+        best point: there the default starts at 20 / num_steps and falls geometrically to
+        a hundredth of that (with a `schedule`: 2.5 / num_steps times that).
       loss: Per-example loss to maximise; `jr.losses.targeted(loss)` takes `y` as target.
       random_start: Start uniformly in the ball instead of at `x`; needs a key.
       keep_best: Return the best iterate: a success rather than a failure, then the larger
@@ -212,15 +215,24 @@ class PGD:
     def _apply_rule(self, grad: Array, rule: Any, x_adv: Array) -> tuple[Array, Any]:
         """Apply the ascent rule to each example by itself."""
         update: Any = self._rule.update
-        return jax.vmap(update)(grad, rule, x_adv)
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+            return jax.vmap(update)(grad, rule, x_adv)
 
     def _step_size(self, threat: Threat, step: Array) -> Any:
-        size = self.step_size
+        size, relative, schedule = self.step_size, self.rel_step_size, self.schedule
         if size is None:
-            relative = self.rel_step_size
-            relative = 2.5 / self.num_steps if relative is None else relative
+            if relative is None:
+                relative = 2.5 / self.num_steps
+                if schedule is None and threat.order != jnp.inf:
+                    relative, schedule = 8 * relative, self._decay
             size = relative * jnp.asarray(threat.eps)
-        return size if self.schedule is None else size * self.schedule(step)
+        if schedule is None:
+            return size
+        with jax.numpy_dtype_promotion("standard"):  # optax relies on it
+            return size * schedule(step)
+
+    def _decay(self, step: Array) -> Array:
+        return 0.01 ** (step / self.num_steps)
 
 
 def pgd(
@@ -319,6 +331,7 @@ def is_better(success: Array, loss: Array, best_success: Array, best_loss: Array
 
 def keep_best(state: Any, loss: Array, success: Array) -> Any:
     """Keep, for each example, the better of `state.best` and `state.x_adv`."""
+    loss = loss.astype(state.best_loss.dtype)
     better = is_better(success, loss, state.best_success, state.best_loss)
     loss = jnp.where(jnp.isnan(loss), -jnp.inf, loss)
     return state._replace(

@@ -4,11 +4,10 @@ import dataclasses
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _pytree, losses
+from jaxrobust import _batch, _logits, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
@@ -49,8 +48,8 @@ class SPSA:
       num_samples: Evaluations for each gradient, an even number: antithetic pairs.
       delta: How far from the iterate they are in each coordinate, in units of the data.
       step_size: Length of a step in the threat's norm, in the units of the data.
-      rel_step_size: The same in units of eps; at most one of the two. The default is
-        2.5 / num_steps.
+      rel_step_size: The same in units of eps; at most one of the two. The default is that
+        of `PGD`.
       loss: Per-example loss to maximise; `jr.losses.targeted(loss)` takes `y` as target.
       random_start: Start uniformly in the ball instead of at `x`.
       momentum: Decay of an average of the estimates, see `PGD`; None for none.
@@ -172,7 +171,7 @@ class SPSA:
             chunk_size=self.chunk_size,
         )
         state = self.ascent.move(state, grad, threat=threat)
-        logits = logits_fn(state.x_adv).astype(jnp.float32)
+        logits = _logits.wide(logits_fn(state.x_adv))
         success = losses.is_success(self.loss, logits, state.y)
         return keep_best(state, self.loss(logits, state.y), success)
 

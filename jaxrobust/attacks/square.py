@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _checks, _pytree, losses
+from jaxrobust import _batch, _checks, _logits, _pytree, losses
 from jaxrobust._repr import concise
 from jaxrobust.attacks import _call, _layout
 from jaxrobust.attacks import _square_windows as windows
@@ -151,7 +151,7 @@ class Square:
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Evaluate each proposal, keep it if it is better, draw the next one."""
-        logits = logits_fn(state.proposal).astype(jnp.float32)
+        logits = _logits.wide(logits_fn(state.proposal))
         loss = self.loss(logits, state.y)
         success = losses.is_success(self.loss, logits, state.y)
         accepted = is_better(success, loss, state.best_success, state.best_loss)
@@ -180,8 +180,8 @@ class Square:
 
         Halved after queries 10, 50, 200, ... (the paper's schedule for 10,000 of them).
         """
-        num_halvings = sum(step > limit for limit in self._limits)
-        return jnp.asarray(self.p_init) * 0.5**num_halvings
+        num_halvings = sum((step > limit).astype(float) for limit in self._limits)
+        return jnp.asarray(self.p_init, float) * 0.5**num_halvings
 
     @property
     def _limits(self) -> list[int]:

@@ -142,6 +142,7 @@ def test_a_key_for_a_plain_function():
     assert jr.Restarts(plain, 2).needs_key and not jr.Restarts(plain, 1).needs_key
 
 
+@pytest.mark.slow
 def test_a_diagnosis_at_radius_zero():
     """Nothing withstands an attack that may change everything, whatever eps is."""
     options = dict(

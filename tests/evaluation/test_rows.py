@@ -56,12 +56,17 @@ def test_bounds_for_each_example_are_those_of_each_alone():
         np.testing.assert_allclose(one.x_adv[0], report.x_adv[i], atol=1e-6)
 
 
-def test_a_curve_and_a_diagnosis_with_rows():
+def test_a_curve_with_rows():
     threat = jr.Linf(0.1, mask=PROTECTED)
     curve = jr.evaluation.robustness_curve(
         model, X, Y, attack=jr.FGSM(), threat=threat, eps=[0.01, 0.9], batch_size=4
     )
     assert curve.is_robust[:, 2].all() and curve.robust_accuracy[-1] < 1
+
+
+@pytest.mark.slow
+def test_a_diagnosis_with_rows():
+    threat = jr.Linf(0.1, mask=PROTECTED)
     diagnosis = jr.diagnose(
         model, X, Y, threat=threat, key=KEY, num_steps=2, num_queries=3
     )
@@ -121,9 +126,13 @@ def test_half_open_and_distant_bounds_are_checked(bounds, x, is_allowed):
                 call()
 
 
+@pytest.mark.slow
 def test_a_diagnosis_within_half_open_bounds():
     threat = jr.Linf(0.1, bounds=(0.0, np.inf))
     jr.diagnose(model, X, Y, threat=threat, key=KEY, num_steps=2, num_queries=3)
+
+
+def test_a_side_without_a_limit_is_infinite():
     with pytest.raises(ValueError, match=r"bounds=\(0, jnp.inf\)"):
         jr.Linf(0.1, bounds=(0, None))
 
