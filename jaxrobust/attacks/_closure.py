@@ -113,7 +113,7 @@ class _Whole:
         try:
             gradient = functools.partial(_gradient, function)
             programs.append(_trace(gradient, *arguments)[0])
-        except (TypeError, ValueError):
+        except Exception:
             pass  # no gradient: an attack that needs one says so
         # Kept alive: a free id could be given out again.
         self._arrays = [const for program in programs for const in program.consts]

@@ -283,8 +283,8 @@ class Ascent(NamedTuple):
     The gradient of the loss is `scale * direction`.
     """
 
-    direction: Array  # [B, ...], of the largest slope 1 at the logits
-    scale: Array  # [B], the largest slope of the loss in the logits
+    direction: Array  # [B, ...], of the largest slope in [1, 2) at the logits
+    scale: Array  # [B], a power of two
     loss: Array  # [B]
     success: Array  # [B] bool
 
@@ -308,8 +308,11 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
     wide = _logits.wide(logits)
     slope, (values, success) = jax.grad(total, has_aux=True)(wide)
     slope = jnp.where(jnp.isfinite(slope), slope, 0)
-    scale = jnp.max(jnp.abs(_batch.flatten(slope)), -1)
-    slope = slope / _batch.expand(jnp.where(scale > 0, scale, 1), slope)
+    largest = jnp.max(jnp.abs(_batch.flatten(slope)), -1)
+    # A power of two: dividing by it rounds nothing.
+    exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))[1] - 1
+    scale = jnp.ldexp(jnp.ones_like(largest), exponent)
+    slope = slope / _batch.expand(scale, slope)
     (direction,) = pull_back(slope.astype(logits.dtype))
     # A NaN would spread to the iterate and hide the example from every later step.
     direction = jnp.where(jnp.isfinite(direction), direction, 0)

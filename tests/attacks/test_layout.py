@@ -197,6 +197,10 @@ class Own:
         """The ball's."""
         return self.ball.distance(x_adv, x)
 
+    def with_eps(self, eps):
+        """The ball's."""
+        return dataclasses.replace(self, ball=self.ball.with_eps(eps))
+
 
 def test_the_order_of_a_threat_decides():
     """Not its class: a user's ball is attacked as the library's of the same order."""
