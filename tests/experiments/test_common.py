@@ -2,6 +2,7 @@
 
 import io
 import os
+import signal
 import sys
 import time
 
@@ -89,10 +90,15 @@ def test_ctrl_c_in_a_callback_is_not_lost(no_exit):
         def __del__(self):
             raise KeyboardInterrupt
 
-    with pytest.raises(SystemExit) as stop, _common.friendly_errors():
-        callback = Callback()
-        del callback
-        time.sleep(5)
+    # The processes of pytest-xdist ignore the signal.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stop, _common.friendly_errors():
+            callback = Callback()
+            del callback
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert stop.value.code == 130
 
 
