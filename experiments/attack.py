@@ -39,7 +39,7 @@ class Config:
     attack: Literal["fgsm", "pgd"] = "pgd"
     num_steps: int = 40
     step_size: float | None = None
-    """Step in the units of the data; default: 2.5 eps / num_steps, for FGSM eps."""
+    """Step in the units of the data; default: that of `jr.PGD`; for FGSM eps."""
     rel_step_size: float | None = None
     """Step in units of eps; at most one of the two."""
     num_restarts: int = 1

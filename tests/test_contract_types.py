@@ -97,3 +97,14 @@ def test_no_examples_outside_jit():
         jnp.asarray(WEIGHTS, jnp.float32), jnp.zeros(3), none, Y[:0], threat=threat
     )
     assert x_adv.shape == (0, 6) and margin.shape == (0,)
+
+
+def test_wrappers_of_plain_functions_inside_jit():
+    """A closure is no array: the checks of the inner attack see its program only."""
+    attack = jr.Restarts(jr.PGD(num_steps=2), 2)
+    weights = jnp.asarray(WEIGHTS, jnp.float32)
+
+    def run(x):
+        return attack(lambda x: x @ weights, x, Y, threat=THREATS["l2"], key=KEY)
+
+    assert jax.eval_shape(run, X).shape == X.shape
