@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 from collections.abc import Iterator
 
 import jax
@@ -34,6 +35,14 @@ def data_dir(request: pytest.FixtureRequest) -> pathlib.Path:
     if option and not directory.is_dir():
         pytest.fail(f"--data-dir={option} is not a directory")
     return directory
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Let SIGINT raise, as in a terminal: the processes of pytest-xdist ignore it."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import io
 import os
-import signal
 import sys
 import time
 
@@ -83,22 +82,17 @@ def test_ctrl_c(capsys, monkeypatch, no_exit):
         assert shown.endswith(" --eps 0.1 --out 'a b'\n")  # not --restart once more
 
 
-def test_ctrl_c_in_a_callback_is_not_lost(no_exit):
+def test_ctrl_c_in_a_callback_is_not_lost(no_exit, ctrl_c):
     """Python prints what a finaliser raises and goes on; JAX has such callbacks."""
 
     class Callback:
         def __del__(self):
             raise KeyboardInterrupt
 
-    # The processes of pytest-xdist ignore the signal.
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(SystemExit) as stop, _common.friendly_errors():
-            callback = Callback()
-            del callback
-            time.sleep(5)
-    finally:
-        signal.signal(signal.SIGINT, handler)
+    with pytest.raises(SystemExit) as stop, _common.friendly_errors():
+        callback = Callback()
+        del callback
+        time.sleep(5)
     assert stop.value.code == 130
 
 

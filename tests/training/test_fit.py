@@ -560,7 +560,7 @@ def test_a_scale_that_leaves_the_images_dark(scale, is_warned):
 
 
 def test_attack_and_threat_exchanged():
-    with pytest.raises(TypeError, match="is no attack"):
+    with pytest.raises(TypeError, match="is not an attack"):
         training.adversarial(jr.Linf(0.1), jr.FGSM())
 
 

@@ -113,7 +113,7 @@ def test_an_interrupt_without_out(monkeypatch):
     assert "with out=... a run can be continued" in interrupt.value.__notes__[0]
 
 
-def test_an_interrupt_while_a_checkpoint_is_written(tmp_path, monkeypatch):
+def test_an_interrupt_while_a_checkpoint_is_written(tmp_path, monkeypatch, ctrl_c):
     """It waits for the end of the write: the checkpoint of this step is there."""
     original = storage.write
 
@@ -130,7 +130,7 @@ def test_an_interrupt_while_a_checkpoint_is_written(tmp_path, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-def test_a_second_interrupt_does_not_wait():
+def test_a_second_interrupt_does_not_wait(ctrl_c):
     with pytest.raises(KeyboardInterrupt), interrupts.uninterrupted():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
