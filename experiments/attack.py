@@ -101,6 +101,7 @@ def main(config: Config) -> jr.Report:
         examples.x,
         examples.y,
         target=target,
+        among=None if target is None else examples.y != target,
         attack=attack,
         threat=_common.THREATS[config.threat](config.eps, bounds=bounds),
         key=jax.random.key(config.seed),

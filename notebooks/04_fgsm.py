@@ -224,6 +224,7 @@ for attack in (jr.FGSM(loss=loss), jr.PGD(num_steps=20, loss=loss)):
         attack=attack,
         threat=threat,
         target=target,
+        among=y != 8,  # an 8 cannot become one
         key=jax.random.key(2),
     )
     others = aimed.y != 8
