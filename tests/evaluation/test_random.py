@@ -73,7 +73,13 @@ OTHERS = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMAL)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "PGD" else pytest.param(name, marks=pytest.mark.slow)
+        for name in OPTIMAL
+    ],
+)
 def test_attacks_reach_the_optimum_and_no_more(name):
     """Between Phi(margin / sigma) of the best points and luck there is no confusion."""
     report = evaluate(attack=OPTIMAL[name])
@@ -100,6 +106,7 @@ def test_rand_takes_the_loss_of_each_draw():
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_weaker_attacks_say_what_their_points_are_worth(name):
     report = evaluate(attack=OTHERS[name])
@@ -114,6 +121,7 @@ def test_a_prediction_averages_as_many_draws_as_are_deployed():
     assert abs(report.robust_accuracy - worth(best_points(), 8).mean()) < 0.04
 
 
+@pytest.mark.slow
 def test_two_networks_at_random():
     """The one of two that can be broken is broken: half of the draws are left."""
     weights = jnp.array([[10.0, 0.0], [0.0, 1.0]])
@@ -160,6 +168,7 @@ def test_targets_reached_are_a_mean():
     np.testing.assert_allclose(reached, 1 - report.robust_accuracy)
 
 
+@pytest.mark.slow
 def test_batches_and_interruption_change_nothing(tmp_path, monkeypatch):
     """Law 3: nor does a run that goes on after its first stage."""
     attack = jr.WorstOf((PGD, jr.PGD(num_steps=10, loss=jr.losses.margin)))
@@ -185,6 +194,7 @@ def test_batches_and_interruption_change_nothing(tmp_path, monkeypatch):
     assert resumed.cost == whole.cost and not path.exists()
 
 
+@pytest.mark.slow
 def test_a_curve():
     """Every example at every radius; means of fresh draws."""
     curve = jr.evaluation.robustness_curve(
@@ -202,6 +212,7 @@ def test_fixed_draws_are_a_deterministic_model():
     assert report.draws is None and (report.robust_share == report.is_robust).all()
 
 
+@pytest.mark.slow
 def test_hidden_randomness_is_warned_of(recwarn):
     """A function that draws inside cannot be asked for fresh draws; others are silent."""
     with pytest.warns(UserWarning, match="draws random numbers") as caught:
@@ -223,6 +234,7 @@ def test_individually_is_refused():
         evaluate(attack=jr.WorstOf((jr.FGSM(), PGD)), individually=True)
 
 
+@pytest.mark.slow
 def test_several_devices():
     """Law 3, on a mesh with explicit axes."""
     mesh = jax.make_mesh((4,), ("data",))

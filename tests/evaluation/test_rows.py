@@ -41,6 +41,7 @@ def test_a_mask_for_each_example(attack, batch_size):
     np.testing.assert_array_equal(report.x_adv[2], X[2])
 
 
+@pytest.mark.slow
 def test_bounds_for_each_example_are_those_of_each_alone():
     """Law 3, for numbers that may only rise: from here to infinity."""
     threat = jr.L2(0.3, bounds=(X, np.inf))
