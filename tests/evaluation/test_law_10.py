@@ -168,7 +168,7 @@ def test_what_is_reported_is_what_the_points_say(problem):
 
 
 @pytest.mark.slow
-@settings(max_examples=80, **FEW)
+@settings(max_examples=40, **FEW)
 @given(problems)
 def test_what_is_reported_is_what_the_points_say_of_many(problem):
     check(problem)
