@@ -11,7 +11,7 @@ Expected  in a loop, XLA's own gradients take several times what they take outsi
 Each figure is the median of runs taken in turn, in milliseconds for one evaluation:
 "xla" is jax.lax outside of a loop, "xla in scan" and "fast in scan" are the body of a
 `jax.lax.scan`, as in an attack. "nchw" rows have channels first, as in Equinox. A second
-table has the forms of the forward pass (jaxrobust/_conv_forward.py), each in a scan.
+table has the forms of the forward pass (jaxrobust/_cpu/conv_forward.py), each in a scan.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ from jax import lax
 
 import jaxrobust as jr
 from experiments import _common
-from jaxrobust import _conv_forward
+from jaxrobust._cpu import conv_forward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +176,10 @@ def form_times(case: Case, config: Config) -> dict[str, float]:
     """Return the milliseconds of each form of the forward pass."""
     _, x, kernel = operations(case)["forward"]
     runs = {}
-    for name in ("chosen", *_conv_forward.FORMS):
+    for name in ("chosen", *conv_forward.FORMS):
 
         def convolve(x, kernel, form=name):
-            return _conv_forward.convolve(
+            return conv_forward.convolve(
                 x,
                 kernel,
                 form=None if form == "chosen" else form,
@@ -244,7 +244,7 @@ def measure_forms(config: Config) -> dict[str, dict[str, float]]:
 
 def form_table(found: dict[str, dict[str, float]]) -> rich.table.Table:
     """Return the figures of the forms as a table."""
-    columns = ("chosen", *_conv_forward.FORMS)
+    columns = ("chosen", *conv_forward.FORMS)
     result = rich.table.Table("", *columns)
     for name, row in found.items():
         result.add_row(name, *(f"{row[c]:.2f}" if c in row else "" for c in columns))

@@ -11,7 +11,8 @@ import importlib as _importlib
 from importlib import metadata as _metadata
 from typing import Any as _Any
 
-from jaxrobust import certify, evaluation, losses, training, transforms, types
+from jaxrobust import certify, evaluation, losses, training, types
+from jaxrobust._cpu.convolution import fast_convolutions, plain_convolutions
 from jaxrobust.attacks import (
     APGD,
     FAB,
@@ -25,7 +26,6 @@ from jaxrobust.attacks import (
     WorstOf,
     apgd,
     autoattack,
-    bpda,
     eot,
     fab,
     fgsm,
@@ -34,8 +34,9 @@ from jaxrobust.attacks import (
     spsa,
     square,
 )
-from jaxrobust.convolution import fast_convolutions, plain_convolutions
-from jaxrobust.evaluation import Diagnosis, Report, diagnose, evaluate
+from jaxrobust.evaluation import Diagnosis, Report, evaluate
+from jaxrobust.evaluation.diagnosis import diagnose
+from jaxrobust.surrogates import bpda, transforms
 from jaxrobust.threats import L1, L2, Linf
 
 try:

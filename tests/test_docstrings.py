@@ -15,7 +15,7 @@ MODULES = [
     "jaxrobust.data",
     "jaxrobust.plotting",
     "jaxrobust.training",
-    "jaxrobust.transforms",
+    "jaxrobust.surrogates.transforms",
 ]
 
 

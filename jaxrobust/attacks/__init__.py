@@ -2,9 +2,7 @@
 
 from jaxrobust.attacks.apgd import APGD, apgd
 from jaxrobust.attacks.autoattack import AutoAttack, autoattack
-from jaxrobust.attacks.bpda import bpda
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.expectation import Expectation, eot, randomized
 from jaxrobust.attacks.fab import FAB, fab
 from jaxrobust.attacks.fgsm import FGSM, fgsm
 from jaxrobust.attacks.pgd import PGD, pgd
@@ -12,6 +10,8 @@ from jaxrobust.attacks.spsa import SPSA, spsa
 from jaxrobust.attacks.square import Square, square
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.attacks.wrappers import Restarts, WorstOf
+from jaxrobust.surrogates.bpda import bpda
+from jaxrobust.surrogates.expectation import Expectation, eot, randomized
 
 __all__ = [
     "APGD",

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust import _batch, _checks, _model_checks, _narrow, _threat_rows
-from jaxrobust.attacks import _closure, items
-from jaxrobust.attacks.expectation import Expectation
-from jaxrobust.convolution import fast_convolutions
+from jaxrobust._core import batching, checks, closure, model_checks, narrow, threat_rows
+from jaxrobust._cpu.convolution import fast_convolutions
+from jaxrobust.attacks import _items
+from jaxrobust.surrogates.expectation import Expectation
 
 # So many examples show whether a model returns probabilities; all would cost a forward
 # pass, as much as a twentieth of PGD-10.
@@ -47,8 +47,8 @@ def _as_pytree(function: Callable, x: Any, *keys: Any) -> Callable | None:
     # An Equinox module may have functions among its leaves: then it is a closure.
     if all(isinstance(leaf, _NUMERIC) for leaf in leaves):
         return None if any_tracer(leaves) else function
-    with _model_checks.explain_model_errors(x):
-        key, arrays = _closure.hoist(function, x, *keys)
+    with model_checks.explain_model_errors(x):
+        key, arrays = closure.hoist(function, x, *keys)
     return None if any_tracer(arrays) else jax.tree_util.Partial(key, arrays)
 
 
@@ -60,8 +60,8 @@ def _run(attack, logits_fn, x, y, threat, keys):
 def _run_in_type(attack, logits_fn, x, y, threat, keys) -> jax.Array:
     """Return what the attack finds, in the type of `x`; half precision is iterated wide."""
     dtype = x.dtype
-    if _narrow.is_narrow(dtype):
-        logits_fn, threat = rounded(logits_fn, dtype), _narrow.threat_in(threat, dtype)
+    if narrow.is_narrow(dtype):
+        logits_fn, threat = rounded(logits_fn, dtype), narrow.threat_in(threat, dtype)
         x = x.astype(np.float32)
     x_adv = attack.run(logits_fn, x, y, threat, keys)
     return jax.lax.stop_gradient(x_adv).astype(dtype)
@@ -70,9 +70,9 @@ def _run_in_type(attack, logits_fn, x, y, threat, keys) -> jax.Array:
 def rounded(logits_fn: Callable, dtype: Any) -> Callable:
     """Return a model of half precision for points in float32."""
     if isinstance(logits_fn, Expectation):
-        model_fn = _narrow.Rounding(logits_fn.model_fn, dtype)
+        model_fn = narrow.Rounding(logits_fn.model_fn, dtype)
         return dataclasses.replace(logits_fn, model_fn=model_fn)
-    return _narrow.Rounding(logits_fn, dtype)
+    return narrow.Rounding(logits_fn, dtype)
 
 
 @jax.jit
@@ -82,21 +82,21 @@ def _logits(logits_fn, x):
 
 def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Array:
     """Check, derive per-example keys, run; the shared body of every `__call__`."""
-    key = _checks.check_key(attack, key)
-    _model_checks.check_callable(logits_fn)
-    threat, takes = _threat_rows.as_threat(threat), items.takes(attack)
-    if takes == items.MIXED:
-        raise TypeError(items.mixed(attack))
+    key = checks.check_key(attack, key)
+    model_checks.check_callable(logits_fn)
+    threat, takes = threat_rows.as_threat(threat), _items.takes(attack)
+    if takes == _items.MIXED:
+        raise TypeError(_items.mixed(attack))
     is_traced = any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
     if is_traced:
         x, y = jax.tree.map(jax.numpy.asarray, (x, y))
-        x, y = _checks.check_shapes(x, y, threat, takes)
+        x, y = checks.check_shapes(x, y, threat, takes)
     else:
         # Nothing of these is traced, though the model may be, inside of `jit`.
         with jax.ensure_compile_time_eval():
-            x, y = _checks.check_inputs(x, y, threat, takes)
-    _checks.check_key_shape(key, x.shape[0])
-    keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
+            x, y = checks.check_inputs(x, y, threat, takes)
+    checks.check_key_shape(key, x.shape[0])
+    keys = None if key is None else batching.per_example_keys(key, x.shape[0])
     compiled_fn = None if is_traced else as_pytree(logits_fn, x)
     check_model(attack, compiled_fn or logits_fn, x, y, threat)
     if compiled_fn is None:
@@ -104,27 +104,27 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
         attack, x, y, threat = jax.lax.stop_gradient((attack, x, y, threat))
         logits_fn = fast_convolutions(logits_fn)
         return _run_in_type(attack, logits_fn, x, y, threat, keys)
-    with _model_checks.explain_model_errors():
+    with model_checks.explain_model_errors():
         # What is spread over devices cannot be cut anywhere.
         with jax.ensure_compile_time_eval():
             few = x if len(x.devices()) > 1 else x[:_FEW]
             logits = _logits(compiled_fn, few)
-            _model_checks.check_not_probabilities(logits)
+            model_checks.check_not_probabilities(logits)
         return _run(attack, compiled_fn, x, y, threat, keys)
 
 
 def check_model(attack: Any, logits_fn: Callable, x: Any, y: Any, threat: Any) -> None:
     """Check the shapes of the model's outputs and of every loss; evaluates nothing."""
-    with _model_checks.explain_model_errors(x):
+    with model_checks.explain_model_errors(x):
         leaves = jax.tree.leaves(logits_fn)
         is_tree = all(isinstance(leaf, _NUMERIC) for leaf in leaves)
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
         logits = jax.eval_shape(
             *((_logits, logits_fn) if is_tree else (lambda x: logits_fn(x),)), shape
         )
-    _model_checks.check_logits(logits, y, items.takes(attack))
-    for loss, given in items.losses_with_y(attack, y, threat):
-        _model_checks.check_loss_values(loss, logits, given)
+    model_checks.check_logits(logits, y, _items.takes(attack))
+    for loss, given in _items.losses_with_y(attack, y, threat):
+        model_checks.check_loss_values(loss, logits, given)
 
 
 def run(attack: Any, logits_fn, x, y, threat, keys, num_steps=None) -> jax.Array:

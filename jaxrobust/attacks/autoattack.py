@@ -3,13 +3,14 @@
 import dataclasses
 from typing import Any
 
-from jaxrobust import _pytree, losses
-from jaxrobust._repr import concise
-from jaxrobust.attacks import _call, _layout
+from jaxrobust import losses
+from jaxrobust._core import pytree
+from jaxrobust._core.representation import concise
+from jaxrobust.attacks import _call
 from jaxrobust.attacks.apgd import APGD
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.fab import FAB
-from jaxrobust.attacks.square import Square
+from jaxrobust.attacks.square import Square, layout
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.attacks.wrappers import Restarts, WorstOf
 from jaxrobust.threats import L2
@@ -18,7 +19,7 @@ from jaxrobust.types import Array, LogitsFn, Threat
 VERSIONS = ("standard", "plus", "rand")
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
 class AutoAttack:
     """The attacks of AutoAttack, one after the other; made by `autoattack`.
@@ -38,7 +39,7 @@ class AutoAttack:
     """
 
     version: str = dataclasses.field(default="standard", metadata={"static": True})
-    channel_axis: _layout.ChannelAxis = dataclasses.field(
+    channel_axis: layout.ChannelAxis = dataclasses.field(
         default="auto", metadata={"static": True}
     )
 
@@ -49,7 +50,7 @@ class AutoAttack:
             raise ValueError(
                 f"autoattack({self.version!r}): choose one of {', '.join(VERSIONS)}."
             )
-        _layout.check(self.channel_axis, "autoattack")
+        layout.check(self.channel_axis, "autoattack")
 
     @property
     def needs_key(self) -> bool:
@@ -131,7 +132,7 @@ class AutoAttack:
 
 
 def autoattack(
-    version: str = "standard", *, channel_axis: _layout.ChannelAxis = "auto"
+    version: str = "standard", *, channel_axis: layout.ChannelAxis = "auto"
 ) -> AutoAttack:
     """Return AutoAttack, the standard evaluation of robust classifiers.
 

@@ -5,15 +5,16 @@ from typing import Any
 
 from jax.typing import ArrayLike
 
-from jaxrobust import _pytree, losses
-from jaxrobust._repr import concise
+from jaxrobust import losses
+from jaxrobust._core import pytree
+from jaxrobust._core.representation import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import PGD
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class FGSM:
     """One steepest step to the edge of the ball: x + eps sign(grad loss) for `Linf`.

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxrobust import _batch, _checks, _logits, _pytree, losses
-from jaxrobust._repr import concise
+from jaxrobust import losses
+from jaxrobust._core import batching, checks, predictions, pytree
+from jaxrobust._core.representation import concise
 from jaxrobust.attacks import _call
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.expectation import Expectation
+from jaxrobust.surrogates.expectation import Expectation
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -34,7 +35,7 @@ class State(NamedTuple):
     best_success: Array  # [B] bool
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PGD:
     """Projected gradient ascent from a random start: x <- project(x + steepest(grad)).
@@ -94,7 +95,7 @@ class PGD:
     __repr__ = concise
 
     def __post_init__(self):
-        _checks.check_loss(self.loss)
+        checks.check_loss(self.loss)
         _check(self)
 
     @property
@@ -158,7 +159,7 @@ class PGD:
         if self.random_start:
             assert keys is not None  # __call__ has said so
             x_adv = threat.sample(keys, x)
-        zero = _batch.zeros(x)
+        zero = batching.zeros(x)
         return State(
             x=x,
             y=y,
@@ -177,7 +178,7 @@ class PGD:
             state = keep_best(state, found.loss, found.success)
         grad = found.direction
         if self.optimizer is not None:  # to the others, only the direction matters
-            grad = grad * _batch.expand(found.scale, grad).astype(grad.dtype)
+            grad = grad * batching.expand(found.scale, grad).astype(grad.dtype)
         return self.move(state, grad, threat=threat)
 
     def move(self, state: Any, grad: Array, *, threat: Threat) -> Any:
@@ -200,7 +201,7 @@ class PGD:
         """Return the adversarial examples of the state."""
         if not self.keep_best:
             return state.x_adv
-        logits = _logits.wide(logits_fn(state.x_adv))
+        logits = predictions.wide(logits_fn(state.x_adv))
         success = losses.is_success(self.loss, logits, state.y)
         return keep_best(state, self.loss(logits, state.y), success).best
 
@@ -305,14 +306,14 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
         values, logits = values_of(logits, y), averaged(logits)
         return jnp.sum(values), (values, losses.is_success(loss, logits, y))
 
-    wide = _logits.wide(logits)
+    wide = predictions.wide(logits)
     slope, (values, success) = jax.grad(total, has_aux=True)(wide)
     slope = jnp.where(jnp.isfinite(slope), slope, 0)
-    largest = jnp.max(jnp.abs(_batch.flatten(slope)), -1)
+    largest = jnp.max(jnp.abs(batching.flatten(slope)), -1)
     # A power of two: dividing by it rounds nothing.
     exponent = jnp.frexp(jnp.where(largest > 0, largest, 1))[1] - 1
     scale = jnp.ldexp(jnp.ones_like(largest), exponent)
-    slope = slope / _batch.expand(scale, slope)
+    slope = slope / batching.expand(scale, slope)
     (direction,) = pull_back(slope.astype(logits.dtype))
     # A NaN would spread to the iterate and hide the example from every later step.
     direction = jnp.where(jnp.isfinite(direction), direction, 0)
@@ -338,7 +339,7 @@ def keep_best(state: Any, loss: Array, success: Array) -> Any:
     better = is_better(success, loss, state.best_success, state.best_loss)
     loss = jnp.where(jnp.isnan(loss), -jnp.inf, loss)
     return state._replace(
-        best=_batch.where(better, state.x_adv, state.best),
+        best=batching.where(better, state.x_adv, state.best),
         best_loss=jnp.where(better, loss, state.best_loss),
         best_success=jnp.where(better, success, state.best_success),
     )

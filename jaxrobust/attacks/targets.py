@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _logits, _pytree, losses
-from jaxrobust._repr import concise
-from jaxrobust.attacks import _call, items
+from jaxrobust import losses
+from jaxrobust._core import batching, predictions, pytree
+from jaxrobust._core.representation import concise
+from jaxrobust.attacks import _call, _items
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.wrappers import better_of, nothing_yet
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
 class Targets:
     """Runs a targeted attack against the most likely wrong classes and keeps the best.
@@ -52,14 +53,14 @@ class Targets:
                 f"Targets(num_targets={self.num_targets!r}): a whole number of at least "
                 "1 is needed."
             )
-        if items.takes(self.attack) not in (losses.PAIR, losses.ANYTHING):
+        if _items.takes(self.attack) not in (losses.PAIR, losses.ANYTHING):
             raise TypeError(
-                f"Targets({self.attack!r}): the attack takes {items.takes(self.attack)}; "
+                f"Targets({self.attack!r}): the attack takes {_items.takes(self.attack)}; "
                 "one that takes pairs (labels, targets) is needed, such as "
                 "jr.APGD(loss=jr.losses.dlr_targeted) or jr.FAB(targeted=True)."
             )
         # The dataclass is frozen; this only makes a plain function acceptable to jit.
-        object.__setattr__(self, "attack", _batch.as_pytree(self.attack))
+        object.__setattr__(self, "attack", batching.as_pytree(self.attack))
 
     @property
     def takes(self) -> str:
@@ -79,7 +80,7 @@ class Targets:
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
-        return items.needs_key(self.attack)
+        return _items.needs_key(self.attack)
 
     @property
     def cost(self) -> Cost | None:
@@ -108,7 +109,7 @@ class Targets:
         targets = self._targets(logits_fn(x), y)
 
         def against(t: Array, best: tuple[Array, Array, Array]):
-            keys_t = None if keys is None else _batch.fold_in(keys, t)
+            keys_t = None if keys is None else batching.fold_in(keys, t)
             x_adv = self.attack(
                 logits_fn, x, (y, targets[:, t]), threat=threat, key=keys_t
             )
@@ -117,22 +118,22 @@ class Targets:
         return jax.lax.fori_loop(0, targets.shape[1], against, nothing_yet(x))[0]
 
     def num_items(self, num_classes: int) -> int:
-        """Return the number of runs, see `jaxrobust.attacks.items`."""
-        inner = items.num_items(self.attack, num_classes)
+        """Return the number of runs, see `jaxrobust.attacks._items`."""
+        inner = _items.num_items(self.attack, num_classes)
         return min(self.num_targets, num_classes - 1) * inner
 
     def init_item(self, x, y, logits, item, *, threat, keys) -> Any:
         """Return the state at the start of each example's item; evaluates nothing."""
-        t, rest = items.split(self, item, logits.shape[-1])
+        t, rest = _items.split(self, item, logits.shape[-1])
         target = jnp.take_along_axis(self._targets(logits, y), t[:, None], axis=1)
-        keys_t = None if keys is None else _batch.fold_in(keys, t)
-        return items.init_item(
+        keys_t = None if keys is None else batching.fold_in(keys, t)
+        return _items.init_item(
             self.attack, x, (y, target[:, 0]), logits, rest, threat=threat, keys=keys_t
         )
 
     def _targets(self, logits: Array, y: Array) -> Array:
         """Return the most likely wrong classes, `[B, min(num_targets, C - 1)]`."""
         num_classes = logits.shape[-1]
-        logits = _logits.wide(logits)
-        others = jnp.where(_logits.is_label(logits, y), -jnp.inf, logits)
+        logits = predictions.wide(logits)
+        others = jnp.where(predictions.is_label(logits, y), -jnp.inf, logits)
         return jax.lax.top_k(others, min(self.num_targets, num_classes - 1))[1]

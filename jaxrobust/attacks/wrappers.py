@@ -6,15 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _logits, _pytree, losses
-from jaxrobust._repr import concise
-from jaxrobust.attacks import _call, items
+from jaxrobust import losses
+from jaxrobust._core import batching, predictions, pytree
+from jaxrobust._core.representation import concise
+from jaxrobust.attacks import _call, _items
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import is_better
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
 class Restarts:
     """Runs a randomised attack several times and keeps each example's best result.
@@ -56,23 +57,23 @@ class Restarts:
                 "random_start=True."
             )
         # The dataclass is frozen; this only makes a plain function acceptable to jit.
-        object.__setattr__(self, "attack", _batch.as_pytree(self.attack))
+        object.__setattr__(self, "attack", batching.as_pytree(self.attack))
 
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         # Without one each restart would repeat the first.
-        return self.num_restarts > 1 or items.needs_key(self.attack)
+        return self.num_restarts > 1 or _items.needs_key(self.attack)
 
     @property
     def takes(self) -> str:
         """What `y` is: what the attack takes."""
-        return items.takes(self.attack)
+        return _items.takes(self.attack)
 
     @property
     def goal(self) -> Loss:
         """The loss by which results are compared."""
-        return self.loss or items.goal(self.attack)
+        return self.loss or _items.goal(self.attack)
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
         """Return the attack, with what it is given as `y`."""
@@ -103,26 +104,26 @@ class Restarts:
         """Return `x_adv` without checks."""
 
         def restart(r: Array, best: tuple[Array, Array, Array]):
-            keys_r = None if keys is None else _batch.fold_in(keys, r)
+            keys_r = None if keys is None else batching.fold_in(keys, r)
             x_adv = self.attack(logits_fn, x, y, threat=threat, key=keys_r)
             return better_of(self.goal, logits_fn, y, best, x_adv)
 
         return jax.lax.fori_loop(0, self.num_restarts, restart, nothing_yet(x))[0]
 
     def num_items(self, num_classes: int) -> int:
-        """Return the number of runs, see `jaxrobust.attacks.items`."""
-        return self.num_restarts * items.num_items(self.attack, num_classes)
+        """Return the number of runs, see `jaxrobust.attacks._items`."""
+        return self.num_restarts * _items.num_items(self.attack, num_classes)
 
     def init_item(self, x, y, logits, item, *, threat, keys) -> Any:
         """Return the state at the start of each example's item; evaluates nothing."""
-        r, rest = items.split(self, item, logits.shape[-1])
-        keys_r = None if keys is None else _batch.fold_in(keys, r)
-        return items.init_item(
+        r, rest = _items.split(self, item, logits.shape[-1])
+        keys_r = None if keys is None else batching.fold_in(keys, r)
+        return _items.init_item(
             self.attack, x, y, logits, rest, threat=threat, keys=keys_r
         )
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
 class WorstOf:
     """Runs several attacks and keeps each example's worst case.
@@ -155,19 +156,21 @@ class WorstOf:
                 "WorstOf needs a tuple of at least one attack, e.g. "
                 "WorstOf((FGSM(), PGD()))."
             )
-        object.__setattr__(self, "attacks", tuple(map(_batch.as_pytree, self.attacks)))
+        object.__setattr__(
+            self, "attacks", tuple(map(batching.as_pytree, self.attacks))
+        )
 
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
-        return any(map(items.needs_key, self.attacks))
+        return any(map(_items.needs_key, self.attacks))
 
     @property
     def takes(self) -> str:
         """What `y` is: what all parts take that say it."""
-        kinds = {items.takes(attack) for attack in self.attacks}
+        kinds = {_items.takes(attack) for attack in self.attacks}
         kinds.discard(losses.ANYTHING)
-        return items.MIXED if len(kinds) > 1 else next(iter(kinds), losses.ANYTHING)
+        return _items.MIXED if len(kinds) > 1 else next(iter(kinds), losses.ANYTHING)
 
     @property
     def goal(self) -> Loss:
@@ -177,7 +180,7 @@ class WorstOf:
         kinds = {losses.LABELS: losses.margin, losses.ANYTHING: losses.margin}
         kinds |= {losses.TARGETS: losses.targeted(losses.margin)}
         kinds |= {losses.PAIR: losses.margin_of_pair}
-        own = [loss for loss in map(items.loss_of, self.attacks) if loss is not None]
+        own = [loss for loss in map(_items.loss_of, self.attacks) if loss is not None]
         return kinds.get(self.takes) or own[0]
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
@@ -217,7 +220,7 @@ class WorstOf:
         """Return `x_adv` without checks."""
         best = nothing_yet(x)
         for k, attack in enumerate(self.attacks):
-            keys_k = None if keys is None else _batch.fold_in(keys, k)
+            keys_k = None if keys is None else batching.fold_in(keys, k)
             x_adv = attack(logits_fn, x, y, threat=threat, key=keys_k)
             best = better_of(self.goal, logits_fn, y, best, x_adv)
         return best[0]
@@ -225,20 +228,20 @@ class WorstOf:
 
 def nothing_yet(x: Array) -> tuple[Array, Array, Array]:
     """Return `x` as the best so far, to which any result is preferred."""
-    zero = _batch.zeros(x)
+    zero = batching.zeros(x)
     return x, zero > 0, zero - jnp.inf
 
 
 def better_of(loss: Loss, logits_fn: LogitsFn, y: Any, best, x_adv: Array):
     """Keep, for each example, the better of the best so far and `x_adv`."""
-    logits = _logits.wide(logits_fn(x_adv))
+    logits = predictions.wide(logits_fn(x_adv))
     success, value = losses.is_success(loss, logits, y), loss(logits, y)
     value = jnp.where(
         jnp.isnan(value), -jnp.inf, value
     )  # of logits that are not numbers
     better = is_better(success, value, best[1], best[2])
     return (
-        _batch.where(better, x_adv, best[0]),
+        batching.where(better, x_adv, best[0]),
         jnp.where(better, success, best[1]),
         jnp.where(better, value, best[2]),
     )

@@ -7,7 +7,8 @@ perturbation in the ball changes it more. Every attack is tested against it.
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, losses
+from jaxrobust import losses
+from jaxrobust._core import batching
 from jaxrobust.types import Array, Threat
 
 
@@ -46,7 +47,7 @@ def linear_worst_case(
       [[0.25 0.75]] [1.]
     """
     weights, bias, x, y = map(jnp.asarray, (weights, bias, x, y))
-    flat = _batch.flatten(x)
+    flat = batching.flatten(x)
     if weights.ndim != 2 or weights.shape[0] != flat.shape[1]:
         raise ValueError(
             f"weights have shape {weights.shape}, but the flattened inputs have "
@@ -54,7 +55,9 @@ def linear_worst_case(
         )
 
     def logits_fn(x: Array) -> Array:
-        return jnp.matmul(_batch.flatten(x), weights, precision="highest") + bias[None]
+        return (
+            jnp.matmul(batching.flatten(x), weights, precision="highest") + bias[None]
+        )
 
     def against(target: Array) -> tuple[Array, Array]:
         """The exact maximiser of z_target - z_y."""

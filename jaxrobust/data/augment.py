@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _checks
+from jaxrobust._core import batching, checks
 
 _FEW = 4  # the most channels that are taken for channels: red, green, blue and alpha
 
@@ -47,12 +47,12 @@ def pad_crop_flip(
       >>> pad_crop_flip(jax.random.key(0), jnp.ones((2, 32, 32, 3), jnp.uint8)).shape
       (2, 32, 32, 3)
     """
-    if _batch.is_keys(x):
+    if batching.is_keys(x):
         raise TypeError(
             "pad_crop_flip got a key as its images: exchange the arguments, "
             "pad_crop_flip(key, x)."
         )
-    typed = _checks.check_key(None, key)
+    typed = checks.check_key(None, key)
     if typed is None:
         raise TypeError("pad_crop_flip got no key: pass jax.random.key(seed).")
     x = jnp.asarray(x)
@@ -63,7 +63,7 @@ def pad_crop_flip(
         )
     if padding < 0:
         raise ValueError(f"padding={padding} pixels; need 0 or more.")
-    keys = _batch.per_example_keys(typed, x.shape[0])
+    keys = batching.per_example_keys(typed, x.shape[0])
     axis = _channel_axis(x.shape, channel_axis)
     images = jnp.moveaxis(x, axis, -1)
     images = jax.vmap(lambda k, image: _augment(k, image, padding, flip))(keys, images)

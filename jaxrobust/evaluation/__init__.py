@@ -1,8 +1,7 @@
 """Evaluation: how robust is a classifier, and how sure are we."""
 
 from jaxrobust.evaluation.curve import Curve, robustness_curve
-from jaxrobust.evaluation.diagnose import diagnose
-from jaxrobust.evaluation.diagnosis import Check, Diagnosis
+from jaxrobust.evaluation.diagnosis import Check, Diagnosis, diagnose
 from jaxrobust.evaluation.evaluate import evaluate
 from jaxrobust.evaluation.intervals import wilson
 from jaxrobust.evaluation.report import Report

@@ -7,7 +7,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
-from jaxrobust import _checks, _threat_rows
+from jaxrobust._core import checks, threat_rows
 from jaxrobust.evaluation import _text
 from jaxrobust.types import Attack, Threat
 
@@ -42,7 +42,7 @@ def warn_of_violations(audit: dict[str, Any], total: int) -> None:
     """Warn, at the user's line, if points are not what the threat allows."""
     found = _text.audit(audit, total)
     if found:
-        _checks.warn_user(" ".join(found))
+        checks.warn_user(" ".join(found))
 
 
 def settings(
@@ -57,7 +57,7 @@ def settings(
     return {
         "attack": repr(attack),
         "threat": repr(threat),
-        "norm": _threat_rows.name_of(threat),
+        "norm": threat_rows.name_of(threat),
         "eps": np.asarray(threat.eps).tolist(),
         "key": seed if key is None or key.ndim == 0 else "one for each example",
         "batch_size": batch_size,

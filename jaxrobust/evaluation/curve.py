@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust import _threat_rows
+from jaxrobust._core import threat_rows
 from jaxrobust.evaluation.evaluate import evaluate
 from jaxrobust.evaluation.intervals import wilson
 from jaxrobust.types import Array, Attack, LogitsFn, Threat
@@ -117,7 +117,7 @@ def robustness_curve(
       >>> print(curve.robust_accuracy)
       [1.  0.5 0. ]
     """
-    threat = _threat_rows.as_threat(threat)
+    threat = threat_rows.as_threat(threat)
     radii = np.sort(np.asarray(eps, np.float32))
     if radii.ndim != 1 or not len(radii):
         raise ValueError(f"eps={eps}: a sequence of at least one radius is needed.")

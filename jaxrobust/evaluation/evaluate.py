@@ -9,22 +9,23 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.typing import ArrayLike
 
-from jaxrobust import (
-    _batch,
-    _checks,
-    _labels,
-    _model_checks,
-    _processes,
-    _threat_rows,
-    losses,
+from jaxrobust import losses
+from jaxrobust._core import (
+    batching,
+    checks,
+    label_checks,
+    model_checks,
+    processes,
+    threat_rows,
 )
-from jaxrobust._placing import Placing
-from jaxrobust.attacks import items
+from jaxrobust._core.placing import Placing
+from jaxrobust.attacks import _items
 from jaxrobust.attacks._call import any_tracer, as_pytree
-from jaxrobust.evaluation import _audit, _forward, _random, _stages
-from jaxrobust.evaluation._fingerprint import fingerprint
+from jaxrobust.evaluation import _audit
 from jaxrobust.evaluation._papers import papers
-from jaxrobust.evaluation._saved import StateFile
+from jaxrobust.evaluation.queue import _forward, _random, _stages
+from jaxrobust.evaluation.queue._fingerprint import fingerprint
+from jaxrobust.evaluation.queue._saved import StateFile
 from jaxrobust.evaluation.report import Report
 from jaxrobust.types import Array, Attack, LogitsFn, Threat
 
@@ -108,28 +109,28 @@ def evaluate(
       >>> print(report.clean_accuracy, report.robust_accuracy)
       1.0 0.5
     """
-    _model_checks.check_callable(logits_fn)
+    model_checks.check_callable(logits_fn)
     if any_tracer([x, y]):
-        raise _checks.traced_error("evaluate")
+        raise checks.traced_error("evaluate")
     x, y = _collect(x, y)
-    _checks.check_attack(attack)
-    key = _checks.check_key(attack, key)
-    threat = _threat_rows.as_threat(threat)
+    checks.check_attack(attack)
+    key = checks.check_key(attack, key)
+    threat = threat_rows.as_threat(threat)
     _check_examples(x, y, groups=groups, among=among)
-    x, y = _checks.check_inputs(x, y, threat, losses.LABELS, xp=np)
+    x, y = checks.check_inputs(x, y, threat, losses.LABELS, xp=np)
     if individually and not stop_early:
         raise ValueError(
             "individually=True runs the parts of an attack one by one, stop_early=False "
             "runs it as a whole: choose one of them."
         )
-    _processes.check_path("state_file", state_file, mesh)
-    _checks.check_key_shape(key, x.shape[0])
-    keys = None if key is None else _batch.per_example_keys(key, x.shape[0])
+    processes.check_path("state_file", state_file, mesh)
+    checks.check_key_shape(key, x.shape[0])
+    keys = None if key is None else batching.per_example_keys(key, x.shape[0])
     placing = Placing(mesh)
     if batch_size is None:
         batch_size = default_batch_size(x.shape[0], placing.num_devices)
     size = _check_batch_size(batch_size, placing.num_devices)
-    attack = _batch.as_pytree(attack)
+    attack = batching.as_pytree(attack)
     target = None if target is None else jax.tree.map(np.asarray, target)
     is_random = _random.is_random(logits_fn)
     is_split = stop_early or is_random
@@ -140,7 +141,7 @@ def evaluate(
     _check_model(model, x[rows], y)
     _random.check(model, x[rows], individually=individually)
     problem = _forward.prepare(model, threat, x, y, placing, size)
-    _model_checks.check_finite_logits(problem.logits)
+    model_checks.check_finite_logits(problem.logits)
     _stages.check(stages, problem, size)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
     if is_random:
@@ -157,7 +158,7 @@ def evaluate(
         digest = fingerprint(problem, stages, settings, extra, size)
     with StateFile(state_file, digest, save_every) as file:
         arguments = (stages, problem, chosen, size, file)
-        with _model_checks.explain_model_errors():
+        with model_checks.explain_model_errors():
             if is_random:
                 found, shares = _random.run(*arguments, progress=progress)
             else:
@@ -236,8 +237,8 @@ def _check_target(stages: list, y: np.ndarray, target: Any, among: Any) -> None:
     for stage in stages:
         if stage.y is not target:
             continue
-        kind = items.takes(stage.attack)
-        _labels.check(target, len(y), kind)
+        kind = _items.takes(stage.attack)
+        label_checks.check(target, len(y), kind)
         classes = {losses.TARGETS: target, losses.PAIR: target[1]}.get(kind)
         if classes is None:
             continue
@@ -269,16 +270,14 @@ def _check_batch_size(batch_size: int, num_devices: int) -> int:
 
 
 def _check_model(logits_fn: LogitsFn, x: np.ndarray, y: np.ndarray) -> None:
-    with _model_checks.explain_model_errors(x):
+    with model_checks.explain_model_errors(x):
         logits = _forward.logits(logits_fn, x)
     # The labels of all, the shape of a batch.
     labels = np.resize(y, len(x))
-    _model_checks.check_logits(logits, labels, losses.LABELS)
-    _labels.check_range(y, logits.shape[1])
-    with _model_checks.explain_model_errors():
-        _model_checks.check_not_probabilities(logits)
+    model_checks.check_logits(logits, labels, losses.LABELS)
+    label_checks.check_range(y, logits.shape[1])
+    with model_checks.explain_model_errors():
+        model_checks.check_not_probabilities(logits)
         copies = np.broadcast_to(x[:1], x.shape)
         # All of them: dropout with a mask for each position spares the first.
-        _model_checks.check_training_mode(
-            _forward.logits(logits_fn, copies), logits[:1]
-        )
+        model_checks.check_training_mode(_forward.logits(logits_fn, copies), logits[:1])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.evaluation import _pictures, _text
+from jaxrobust.evaluation import _text
 from jaxrobust.evaluation._papers import bibtex
 from jaxrobust.evaluation.intervals import wilson
 
@@ -312,7 +312,9 @@ class Report:
           ValueError: If Matplotlib does not know one of the formats.
         """
         if pictures:
-            _pictures.check_formats(formats)
+            from jaxrobust.plotting.pictures import check_formats
+
+            check_formats(formats)
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.summary(), indent=2) + "\n"
@@ -321,7 +323,9 @@ class Report:
         arrays = {name: storable(getattr(self, name)) for name in names}
         np.savez_compressed(directory / "report.npz", **arrays)
         if pictures:
-            _pictures.save(self, directory, title=title, formats=formats, dpi=dpi)
+            from jaxrobust.plotting.pictures import save
+
+            save(self, directory, title=title, formats=formats, dpi=dpi)
 
     def __str__(self) -> str:
         return _text.table(self)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _logits
+from jaxrobust._core import batching, predictions
 from jaxrobust.losses.kinds import LABELS, LOGITS, PAIR, declares
 
 
@@ -27,9 +27,9 @@ def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(cross_entropy(jnp.array([[0.0, 0.0], [60.0, 0.0]]), jnp.array([0, 0])))
       [6.931472e-01 8.756511e-27]
     """
-    logits = _logits.wide(logits)
-    gaps = logits - _batch.take(logits, y)[..., None]
-    gaps = jnp.where(_logits.is_label(logits, y), -jnp.inf, gaps)
+    logits = predictions.wide(logits)
+    gaps = logits - batching.take(logits, y)[..., None]
+    gaps = jnp.where(predictions.is_label(logits, y), -jnp.inf, gaps)
     most = jax.lax.stop_gradient(jnp.maximum(jnp.max(gaps, -1), 0))
     most = jnp.where(jnp.isfinite(most), most, 0)
     others = jnp.sum(jnp.exp(gaps - most[..., None]), -1)
@@ -57,7 +57,7 @@ def negative_log_prob(log_probs: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(negative_log_prob(jnp.log(jnp.array([[0.5, 0.25]])), jnp.array([1])))
       [1.3862944]
     """
-    return -_batch.take(_logits.wide(log_probs), y)
+    return -batching.take(predictions.wide(log_probs), y)
 
 
 @declares(LABELS)
@@ -78,8 +78,8 @@ def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(margin(jnp.array([[1.0, 3.0, 2.0]]), jnp.array([1])))
       [-1.]
     """
-    logits = _logits.wide(logits)
-    return _logits.largest_other(logits, y) - _batch.take(logits, y)
+    logits = predictions.wide(logits)
+    return predictions.largest_other(logits, y) - batching.take(logits, y)
 
 
 @declares(PAIR)
@@ -123,7 +123,7 @@ def dlr(logits: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(dlr(jnp.array([[1.0, 3.0, 2.0]]), jnp.array([1])))
       [-0.5]
     """
-    logits = _logits.wide(logits)
+    logits = predictions.wide(logits)
     if logits.shape[-1] < 3:
         return margin(logits, y)
     top, _ = jax.lax.top_k(logits, 3)
@@ -151,8 +151,8 @@ def dlr_targeted(logits: jax.Array, y: tuple[jax.Array, jax.Array]) -> jax.Array
       [-0.5]
     """
     labels, targets = y
-    logits = _logits.wide(logits)
-    difference = _batch.take(logits, targets) - _batch.take(logits, labels)
+    logits = predictions.wide(logits)
+    difference = batching.take(logits, targets) - batching.take(logits, labels)
     if logits.shape[-1] < 4:
         return difference
     top, _ = jax.lax.top_k(logits, 4)
@@ -161,7 +161,7 @@ def dlr_targeted(logits: jax.Array, y: tuple[jax.Array, jax.Array]) -> jax.Array
 
 def _spread(top: jax.Array, low: jax.Array) -> jax.Array:
     """Return z_1 - low, or 1 where the last of the top classes is excluded."""
-    exists = _logits.is_live(top[..., -1])
+    exists = predictions.is_live(top[..., -1])
     # 1e-12 is the reference implementation's guard against equal logits.
     return jnp.where(exists, top[..., 0] - jnp.where(exists, low, 0) + 1e-12, 1)
 
@@ -186,7 +186,7 @@ def kl(logits: jax.Array, y: jax.Array) -> jax.Array:
       >>> print(kl(jnp.zeros((1, 3)), jnp.zeros((1, 3))))
       [0.]
     """
-    log_q, log_p = (jax.nn.log_softmax(_logits.wide(z)) for z in (logits, y))
+    log_q, log_p = (jax.nn.log_softmax(predictions.wide(z)) for z in (logits, y))
     p = jnp.exp(log_p)
     gap = jnp.where(p > 0, log_p, 0) - jnp.where(p > 0, log_q, 0)
     return jnp.sum(p * gap, -1)

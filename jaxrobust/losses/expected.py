@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from jaxrobust._repr import concise
+from jaxrobust._core.representation import concise
 from jaxrobust.losses.kinds import takes as takes_of
 from jaxrobust.types import Loss
 

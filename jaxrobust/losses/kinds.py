@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _logits
+from jaxrobust._core import predictions
 from jaxrobust.types import Loss
 
 _F = TypeVar("_F", bound=Callable)
@@ -72,12 +72,12 @@ def is_success(loss: Loss, logits: jax.Array, y: Any) -> jax.Array:
     """
     kind = takes(loss)
     if kind == TARGETS:
-        return _logits.predict(logits) == y
+        return predictions.predict(logits) == y
     if kind == MULTI_HOT:
         is_wrong = jnp.any((logits > 0) != (y > 0), -1)
-        return is_wrong | ~_logits.is_number(logits)
+        return is_wrong | ~predictions.is_number(logits)
     labels = y[0] if isinstance(y, tuple) else y
     is_labels = labels.ndim == 1 and jnp.issubdtype(labels.dtype, jnp.integer)
     if kind not in (LABELS, PAIR, ANYTHING) or not is_labels:
-        return ~_logits.is_number(logits)
-    return _logits.predict(logits) != labels
+        return ~predictions.is_number(logits)
+    return predictions.predict(logits) != labels

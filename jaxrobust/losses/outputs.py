@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxrobust import _batch, _logits
-from jaxrobust._repr import concise
+from jaxrobust._core import batching, predictions
+from jaxrobust._core.representation import concise
 from jaxrobust.losses.kinds import (
     ANYTHING,
     LABELS,
@@ -40,7 +40,7 @@ def squared_error(outputs: jax.Array, y: jax.Array) -> jax.Array:
       ...               threat=jr.Linf(0.25), loss=squared_error))
       [[0.25 0.75]]
     """
-    error = _batch.flatten(_logits.wide(outputs) - y)
+    error = batching.flatten(predictions.wide(outputs) - y)
     return jnp.sum(error**2, -1)
 
 
@@ -65,7 +65,7 @@ def binary_cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
       ...               threat=jr.Linf(0.25), loss=binary_cross_entropy))
       [[0.25 0.75]]
     """
-    logits = _logits.wide(logits)
+    logits = predictions.wide(logits)
     return jnp.sum(jax.nn.softplus(jnp.where(y > 0, -logits, logits)), -1)
 
 

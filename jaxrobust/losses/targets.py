@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import jax
 
-from jaxrobust._repr import concise
+from jaxrobust._core.representation import concise
 from jaxrobust.losses.expected import Expected
 from jaxrobust.losses.kinds import ANYTHING, LABELS, TARGETS
 from jaxrobust.losses.kinds import takes as takes_of

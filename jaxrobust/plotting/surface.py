@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxrobust import _batch, losses
+from jaxrobust import losses
+from jaxrobust._core import batching
 from jaxrobust.plotting.style import COLORS, one_axes
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
@@ -55,7 +56,7 @@ def iterates(
             "step is needed, such as jr.PGD."
         )
     x, y = jnp.asarray(x), jax.tree.map(jnp.asarray, y)
-    keys = None if key is None else _batch.per_example_keys(key, len(x))
+    keys = None if key is None else batching.per_example_keys(key, len(x))
     state = attack.init(x, y, threat=threat, keys=keys)
 
     def step(state: Any, _: None) -> tuple[Any, Array]:

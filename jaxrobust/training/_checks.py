@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxrobust import _checks as _host_checks
-from jaxrobust.attacks import items
+from jaxrobust._core import checks as _host_checks
+from jaxrobust.attacks import _items
 from jaxrobust.training import objectives
 
 
@@ -85,7 +85,7 @@ def check_validation(validation: Any, attack: Any, threat: Any) -> None:
         )
     if attack is not None:
         _host_checks.check_attack(attack)
-        items.check_takes_labels(attack, "validation_attack")
+        _items.check_takes_labels(attack, "validation_attack")
 
 
 def check_steps(done: int, num_steps: int) -> None:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import _checks as _host_checks
-from jaxrobust import _labels, _model_checks, losses
+from jaxrobust import losses
+from jaxrobust._core import checks as _host_checks
+from jaxrobust._core import label_checks, model_checks
 
 # Of inputs in [0, 1], some will be brighter.
 _SUSPICIOUS = 0.2
@@ -195,7 +196,7 @@ def check_model(
 def _check_labels(logits_fn: Callable, shape: tuple[int, ...], y: jax.Array) -> None:
     batch = jax.ShapeDtypeStruct(shape, jnp.float32)
     try:
-        with _model_checks.explain_model_errors(batch):
+        with model_checks.explain_model_errors(batch):
             logits = jax.eval_shape(logits_fn, batch)
     except Exception as error:
         if len(shape) == 4 and shape[1] <= 4 < shape[3]:
@@ -206,7 +207,7 @@ def _check_labels(logits_fn: Callable, shape: tuple[int, ...], y: jax.Array) -> 
             ) from error
         raise
     try:
-        _model_checks.check_logits(logits, np.zeros(shape[0], np.int32), losses.LABELS)
+        model_checks.check_logits(logits, np.zeros(shape[0], np.int32), losses.LABELS)
     except (TypeError, ValueError) as error:
         error.add_note(
             "jr.training.fit trains modules [B, ...] -> [B, C], whatever the objective: "
@@ -215,7 +216,7 @@ def _check_labels(logits_fn: Callable, shape: tuple[int, ...], y: jax.Array) -> 
             "notebooks/06_adversarial_training."
         )
         raise
-    _labels.check_range(y, logits.shape[1])
+    label_checks.check_range(y, logits.shape[1])
 
 
 def _augmented_shape(augment: Callable | None, x: jax.Array) -> tuple[int, ...]:

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxrobust import _processes
-from jaxrobust._placing import Placing
-from jaxrobust.convolution import is_slow_in_loops
+from jaxrobust._core import processes
+from jaxrobust._core.placing import Placing
+from jaxrobust._cpu.convolution import is_slow_in_loops
 from jaxrobust.training import _checks, _data_checks
 from jaxrobust.training.epochs import Epochs
 from jaxrobust.training.metrics import FiniteCheck
@@ -189,7 +189,7 @@ def fit(
     _checks.check_steps_per_call(steps_per_call)
     _checks.check_validation(validation, validation_attack, threat)
     _checks.check_mesh(mesh, batch_size)
-    _processes.check_path("out", out or None, mesh)
+    processes.check_path("out", out or None, mesh)
     scale = _data_checks.to_scale(x, scale)
     options = dict(
         batch_size=batch_size,

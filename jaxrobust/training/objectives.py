@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxrobust import _checks, _logits, _pytree, _threat_rows, losses
-from jaxrobust._repr import concise
-from jaxrobust.attacks import items
+from jaxrobust import losses
+from jaxrobust._core import checks, predictions, pytree, threat_rows
+from jaxrobust._core.representation import concise
+from jaxrobust.attacks import _items
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
 class Standard:
     """The empirical risk (1/n) sum loss(f(x_i), y_i); made by `standard`."""
@@ -43,7 +44,7 @@ class Standard:
         return _risk(self.loss, trained_fn(x), y)
 
 
-@_pytree.register
+@pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
 class Adversarial:
     """The adversarial risk (1/n) sum max_delta loss(f(x_i + delta), y_i).
@@ -105,7 +106,7 @@ def standard(loss: Loss = losses.cross_entropy) -> Standard:
       >>> print(loss, metrics["accuracy"])
       0.6931472 1.0
     """
-    _checks.check_loss(loss)
+    checks.check_loss(loss)
     return Standard(loss)
 
 
@@ -141,14 +142,14 @@ def adversarial(
       >>> print(round(float(value), 3))
       1.313
     """
-    _checks.check_attack(attack)
-    items.check_takes_labels(attack, "adversarial(attack)")
-    _checks.check_loss(loss)
-    return Adversarial(attack, _threat_rows.as_threat(threat), loss, eps_schedule)
+    checks.check_attack(attack)
+    _items.check_takes_labels(attack, "adversarial(attack)")
+    checks.check_loss(loss)
+    return Adversarial(attack, threat_rows.as_threat(threat), loss, eps_schedule)
 
 
 def _risk(loss: Loss, logits: Array, y: Array) -> tuple[Array, dict[str, Array]]:
-    logits = _logits.wide(logits)
+    logits = predictions.wide(logits)
     mean = jnp.mean(loss(logits, y))
-    accuracy = jnp.mean(_logits.predict(logits) == y, dtype=jnp.float32)
+    accuracy = jnp.mean(predictions.predict(logits) == y, dtype=jnp.float32)
     return mean, {"loss": mean, "accuracy": accuracy}

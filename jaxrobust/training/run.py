@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust import _batch, _processes
-from jaxrobust._placing import Placing
-from jaxrobust._program_digest import HostCallError, program_digest
+from jaxrobust._core import batching, processes
+from jaxrobust._core.placing import Placing
+from jaxrobust._core.program_digest import HostCallError, program_digest
 from jaxrobust.training import interrupts, storage
 from jaxrobust.training.checkpoint import prepare_out, to_json
 from jaxrobust.training.metrics import EpochMeans
@@ -76,8 +76,8 @@ class RunDirectory:
     ):
         """Prepare the directory; `settings` must agree when a run is resumed."""
         self.path = Path(path).absolute()
-        _processes.first(lambda: prepare_out(path), f"preparing {self.path}")
-        _processes.check_shared(self.path / "last")
+        processes.first(lambda: prepare_out(path), f"preparing {self.path}")
+        processes.check_shared(self.path / "last")
         self._placing = placing
         self._metadata = to_json(metadata)
         nested = {f"metadata[{name!r}]": v for name, v in self._metadata.items()}
@@ -109,8 +109,8 @@ class RunDirectory:
     def restore(self, run: Run) -> Run:
         """Return the run of `last`, or the given one where there is none yet."""
         last = self.path / "last"
-        _processes.check_same(storage.info_file(last))
-        read = _processes.together(lambda: self._read(last, run), f"reading {last}")
+        processes.check_same(storage.info_file(last))
+        read = processes.together(lambda: self._read(last, run), f"reading {last}")
         if read is None:
             return run
         saved, arrays = read
@@ -149,13 +149,13 @@ class RunDirectory:
             temporary.write_text(text)
             temporary.replace(self.path / "metrics.jsonl")
 
-        _processes.first(write, f"writing {temporary}")
+        processes.first(write, f"writing {temporary}")
 
     def clear(self) -> None:
         """Remove an earlier run."""
         for name in ("last", "best"):
             path = self.path / name
-            _processes.first(partial(storage.remove, path), f"removing {path}")
+            processes.first(partial(storage.remove, path), f"removing {path}")
 
     def log(self, line: Mapping[str, Any]) -> None:
         """Append an epoch's metrics."""
@@ -165,7 +165,7 @@ class RunDirectory:
             with metrics.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-        _processes.first(append, f"writing {metrics}")
+        processes.first(append, f"writing {metrics}")
 
     def save(self, run: Run) -> None:
         """Write both checkpoints; `last`, being written last, is what counts."""
@@ -196,7 +196,7 @@ class RunDirectory:
         metadata = self._metadata | {"metrics": metrics}
         path, info = self.path / name, {"metadata": metadata, **info}
         write = partial(storage.write, path, items, info)
-        _processes.first(write, f"writing {path}")
+        processes.first(write, f"writing {path}")
 
     def _check_settings(self, saved: Mapping[str, Any]) -> None:
         names = sorted(saved.keys() | self._settings.keys())
@@ -282,7 +282,7 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
         return ", ".join(map(describe, value))
-    if _batch.is_keys(value):
+    if batching.is_keys(value):
         return f"key {jax.random.key_data(value).tolist()}"
     if isinstance(value, jax.Array):
         crc = zlib.crc32(np.asarray(value).tobytes())

@@ -14,9 +14,9 @@ import optax
 from flax import nnx
 from jax.tree_util import Partial
 
-from jaxrobust import _logits
-from jaxrobust._placing import Placing
-from jaxrobust.convolution import fast_convolutions
+from jaxrobust._core import predictions
+from jaxrobust._core.placing import Placing
+from jaxrobust._cpu.convolution import fast_convolutions
 from jaxrobust.training import _checks
 from jaxrobust.training.updates import update
 from jaxrobust.types import Attack, LogitsFn, Objective, Threat
@@ -227,12 +227,12 @@ def make_count(
         index = jnp.minimum(index, num_examples - 1)
         x, y = to_unit(x[index], scale), y[index]
         model = logits_fn(views.eval, weights)
-        is_correct = is_counted & (_logits.predict(model(x)) == y)
+        is_correct = is_counted & (predictions.predict(model(x)) == y)
         counts = {"val_clean": is_correct.sum()}
         if attack is not None and threat is not None:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
             x_adv = attack(model, x, y, threat=threat, key=keys)
-            is_robust = is_correct & (_logits.predict(model(x_adv)) == y)
+            is_robust = is_correct & (predictions.predict(model(x_adv)) == y)
             counts["val_robust"] = is_robust.sum()
         return counts
 

@@ -22,7 +22,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from jaxrobust import _batch
+from jaxrobust._core import batching
 
 FORMAT = "jaxrobust-checkpoint-1"
 _INFO = "checkpoint.json"
@@ -161,7 +161,7 @@ def from_arrays(path: str | os.PathLike, tree: Any, arrays: dict[str, Any]) -> A
 
     def restore(path, leaf):
         array = _place(arrays[_name(path)], _plain(leaf))
-        if _batch.is_keys(leaf):
+        if batching.is_keys(leaf):
             return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
         return array
 
@@ -176,7 +176,7 @@ def _named(tree: Any) -> dict[str, Any]:
 
 def _plain(leaf: Any) -> Any:
     """Return keys as their data."""
-    if _batch.is_keys(leaf):
+    if batching.is_keys(leaf):
         return jax.random.key_data(leaf)
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust import _batch
-from jaxrobust.attacks import apgd_l1, apgd_schedule
+from jaxrobust._core import batching
+from jaxrobust.attacks.apgd import halving, l1
 from tests.reference import apgd as reference
 
 BATCH, FEATURES, CLASSES = 8, 12, 10
@@ -132,10 +132,10 @@ def test_l1_iterates_agree_with_the_reference(num_stages):
 
 def test_l1_stages():
     """The stages shrink at the stated steps and share the evaluations."""
-    plan = apgd_l1.stages(jr.APGD())
-    assert plan == apgd_l1.Stages((0, 30, 60), (3.0, 2.0, 1.0), (1, 1, 1))
-    assert apgd_l1.stages(jr.APGD(num_steps=1)).starts[-1] == 1
-    assert apgd_l1.stages(jr.APGD(eps_schedule=((1.0, 1.0),))).periods == (4,)
+    plan = l1.stages(jr.APGD())
+    assert plan == l1.Stages((0, 30, 60), (3.0, 2.0, 1.0), (1, 1, 1))
+    assert l1.stages(jr.APGD(num_steps=1)).starts[-1] == 1
+    assert l1.stages(jr.APGD(eps_schedule=((1.0, 1.0),))).periods == (4,)
     threat = THREATS["l1"]
     points, _, state = trace(jr.APGD(), Y, threat, X + NOISE)
     radius = np.abs(points - np.array(X)).sum(-1)
@@ -148,11 +148,11 @@ def test_l1_stages():
 
 def schedule_of(losses, num_steps=100, rho=0.75):
     """Return after which evaluations a sequence of losses halves the step."""
-    state = apgd_schedule.init(jnp.ones(1), num_steps)
+    state = halving.init(jnp.ones(1), num_steps)
     top, halved = -np.inf, []
     for step, loss in enumerate(losses):
         top = max(top, loss)
-        state, is_halved = apgd_schedule.check(
+        state, is_halved = halving.check(
             state,
             jnp.array([step]),
             jnp.array([loss], jnp.float32),
@@ -276,7 +276,7 @@ def test_examples_at_different_steps_share_a_batch(norm):
     for k in range(attack.num_evaluations + 5):
         following = step(late)
         late = jax.tree.map(
-            lambda new, old, k=k: _batch.where(
+            lambda new, old, k=k: batching.where(
                 jnp.where(is_late, k >= 5, k < attack.num_evaluations), new, old
             ),
             following,

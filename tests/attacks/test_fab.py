@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust.attacks import _boundaries
+from jaxrobust.attacks.fab import boundaries
 from tests.reference import fab as reference
 
 pytestmark = pytest.mark.usefixtures("no_key_reuse")
@@ -324,15 +324,15 @@ def test_many_classes_in_chunks(monkeypatch):
     def attack():
         # A new function: the number below is no argument of the program.
         model = jax.tree_util.Partial(lambda w, x: jnp.tanh(x) @ w, weights)
-        boundaries = jax.make_jaxpr(
-            lambda x: _boundaries.towards_any(model, x, y, threat)
+        linearise = jax.make_jaxpr(
+            lambda x: boundaries.towards_any(model, x, y, threat)
         )
         x_adv = jr.FAB(num_steps=3)(model, x, y, threat=threat)
-        return x_adv, f"f32[299,{BATCH},{FEATURES}]" in str(boundaries(x))
+        return x_adv, f"f32[299,{BATCH},{FEATURES}]" in str(linearise(x))
 
     in_chunks, is_at_once = attack()
     assert not is_at_once
-    monkeypatch.setattr(_boundaries, "_AT_ONCE", 299)
+    monkeypatch.setattr(boundaries, "_AT_ONCE", 299)
     whole, is_at_once = attack()
     assert is_at_once
     np.testing.assert_allclose(in_chunks, whole, atol=1e-5)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust._hyperplanes import geometry_of
-from jaxrobust.attacks import _layout
-from jaxrobust.attacks.square import _norm
+from jaxrobust.attacks.square import layout
+from jaxrobust.attacks.square.square import _norm
+from jaxrobust.threats.hyperplanes import geometry_of
 
 
 def slow(*values):
@@ -60,11 +60,11 @@ def first(x):
 )
 def test_channels(shape, channel_axis, axis, image):
     """What is said or found, and that images go back to where they came from."""
-    assert _layout.channels_of(shape, channel_axis) == axis
+    assert layout.channels_of(shape, channel_axis) == axis
     x = jnp.arange(math.prod(shape)).reshape(shape)
-    images = _layout.to_images(x, axis)
+    images = layout.to_images(x, axis)
     assert images.shape == (shape[0], *image)
-    np.testing.assert_array_equal(_layout.from_images(images, shape, axis), x)
+    np.testing.assert_array_equal(layout.from_images(images, shape, axis), x)
 
 
 @pytest.mark.parametrize(
@@ -100,13 +100,13 @@ def test_a_call_is_refused():
 def test_an_axis_that_x_lacks(axis):
     """Axis 0 is the batch; others do not exist."""
     with pytest.raises(ValueError, match=rf"channel_axis={axis} .*\(3, 7, 6, 2\)"):
-        _layout.channels_of(X.shape, axis)
+        layout.channels_of(X.shape, axis)
 
 
 def test_a_vector_of_channels_is_refused():
     """It would leave no pixel for a window: one sign for each of d coordinates at once."""
     with pytest.raises(ValueError, match="channel_axis=None"):
-        _layout.channels_of((3, 10), -1)
+        layout.channels_of((3, 10), -1)
 
 
 @pytest.mark.parametrize("axis", ["last", 1.0, True, (1,)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust.attacks.estimate import estimate_gradient
+from jaxrobust.attacks.spsa.estimate import estimate_gradient
 
 X = jax.random.uniform(jax.random.key(1), (3, 6), minval=0.2, maxval=0.8)
 Y = jnp.array([0, 1, 0])

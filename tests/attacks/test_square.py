@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust.attacks import _square_windows as windows
+from jaxrobust.attacks.square import windows as windows
 from tests.reference import square as reference
 
 

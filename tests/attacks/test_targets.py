@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust.attacks import items
+from jaxrobust.attacks import _items
 from jaxrobust.attacks.pgd import is_better
 
 BATCH, FEATURES = 4, 6
@@ -47,15 +47,15 @@ def test_items_are_the_runs_of_the_wrapper(name):
     """
     attack, model, y = NESTED[name], model_of(5), labels(5)
     keys = jax.random.split(KEY, BATCH)
-    inner = items.innermost(attack)
+    inner = _items.innermost(attack)
     num_evaluations = getattr(inner, "num_evaluations", 3)  # PGD: its number of steps
 
     @jax.jit
     def run_item(item):
         """Every example takes another item: `item + i` for example i."""
-        count = items.num_items(attack, 5)
+        count = _items.num_items(attack, 5)
         item = (item + jnp.arange(BATCH)) % count
-        state = items.init_item(attack, X, y, model(X), item, threat=THREAT, keys=keys)
+        state = _items.init_item(attack, X, y, model(X), item, threat=THREAT, keys=keys)
         state = jax.lax.fori_loop(
             0, num_evaluations, lambda _, s: inner.step(model, s, threat=THREAT), state
         )
@@ -65,7 +65,7 @@ def test_items_are_the_runs_of_the_wrapper(name):
 
     best_loss, best_success = jnp.full(BATCH, -jnp.inf), jnp.zeros(BATCH, bool)
     seen, points = [], []
-    for k in range(items.num_items(attack, 5)):
+    for k in range(_items.num_items(attack, 5)):
         item, x_adv, loss, success = run_item(k)
         seen.append(item)
         points.append(x_adv)
@@ -92,7 +92,7 @@ def test_item_order():
 
     def init(attack, item):
         item = jnp.full(4, item)
-        state = items.init_item(attack, x, y, logits, item, threat=THREAT, keys=keys)
+        state = _items.init_item(attack, x, y, logits, item, threat=THREAT, keys=keys)
         assert (state.y[0] == y).all()
         return state.y[1].tolist(), state.x_adv
 
@@ -114,7 +114,7 @@ def test_item_order():
 def test_few_classes(classes):
     """With C classes there are C - 1 targets, and the losses fall back."""
     attack, model, y = jr.Targets(APGD_T), model_of(classes), labels(classes)
-    assert items.num_items(attack, classes) == classes - 1
+    assert _items.num_items(attack, classes) == classes - 1
     x_adv = attack(model, X, y, threat=THREAT, key=KEY)
     assert np.isfinite(x_adv).all()
     before, after = (jr.losses.margin(model(x), y) for x in (X, x_adv))

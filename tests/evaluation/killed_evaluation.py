@@ -10,8 +10,8 @@ import time
 import numpy as np
 
 import jaxrobust as jr
-from jaxrobust.evaluation import _slots
-from tests.evaluation.test_slots import KEY, MODEL, PGD, THREAT, X, Y
+from jaxrobust.evaluation.queue import _slots
+from tests.evaluation.queue.test_slots import KEY, MODEL, PGD, THREAT, X, Y
 
 ATTACK = jr.WorstOf((PGD, jr.Restarts(PGD, 6)))
 

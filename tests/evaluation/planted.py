@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 import jaxrobust as jr
-from jaxrobust.evaluation import _strength
+from jaxrobust.evaluation.diagnosis import _strength
 
 KEY = jax.random.key(0)
 THREAT = jr.Linf(0.15)

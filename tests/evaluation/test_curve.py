@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from tests.evaluation.test_slots import KEY, MODEL, PGD, THREAT, N, X, Y
+from tests.evaluation.queue.test_slots import KEY, MODEL, PGD, THREAT, N, X, Y
 from tests.test_contract import count_compilations
 
 EPS = (0.02, 0.05, 0.1, 0.2)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust.evaluation import _papers, _pictures, _text
+from jaxrobust.evaluation import _papers, _text
 from jaxrobust.evaluation.report import _measured
+from jaxrobust.plotting import pictures
 
 Y = np.array([0, 0, 1, 1])
 # Correct and robust; correct and broken; wrong; wrong, but right under attack.
@@ -80,16 +81,16 @@ def test_pictures(tmp_path):
     report.save(tmp_path)
     for name in ("accuracy", "classes", "confusion"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    bars = _pictures._by_attack(report)
+    bars = pictures._by_attack(report)
     share, low, high = bars["attacked"]["all examples"]
     assert (share, (low, high)) == (0.25, jr.evaluation.wilson(1, 4))
-    bars = _pictures._by_class(report)
+    bars = pictures._by_class(report)
     assert list(bars) == [str(row["class"]) for row in report.per_class()]
     assert bars["0"]["attacked"][0] == 0.5
     # Accuracies of 0 and 1 of many sizes: their intervals end there only by rounding.
     for count in range(1, 40):
         for share in (0.0, 1.0):
-            bar = _pictures._bar(share, count)
+            bar = pictures._bar(share, count)
             ax = jr.plotting.accuracy_bars({"all": {"clean": bar}})
             plt.close(ax.figure)
     report.save(tmp_path / "without", pictures=False)
@@ -117,7 +118,7 @@ def test_titles_of_long_attacks_are_cut():
     """An attack made of many does not push the picture off the page."""
     report = make()
     report.settings["attack"] = "WorstOf((" + "PGD(num_steps=40), " * 50 + "))"
-    lines = _pictures.heading(report, None, 80).split("\n")
+    lines = pictures.heading(report, None, 80).split("\n")
     assert lines[0] == "4 examples"
     assert len(lines) == 5 and lines[-1] == "..."
     assert max(map(len, lines)) <= 80
@@ -135,7 +136,7 @@ def test_classes_of_many_are_the_weakest():
         num_classes=200,
         broken_by=np.zeros(400, int),
     )
-    assert set(_pictures._by_class(report)) == set(map(str, range(50)))
+    assert set(pictures._by_class(report)) == set(map(str, range(50)))
     text = _text.columns("class", report.per_class())
     assert "the 10 weakest of 200" in text[0]
     assert max(map(len, text)) <= 80

@@ -80,7 +80,7 @@ KILLED = """
 import json
 import numpy as np
 from flax import nnx
-from jaxrobust._placing import Placing
+from jaxrobust._core.placing import Placing
 from jaxrobust.training import storage
 from tests.training import killed_run
 directory, num_epochs, is_spread = arguments

@@ -1,0 +1,1 @@
+"""What every part of jaxrobust stands on; not for users."""

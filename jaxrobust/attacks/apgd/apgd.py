@@ -1,0 +1,323 @@
+"""Auto-PGD: projected ascent with momentum that halves its steps when it stalls.
+
+Croce & Hein 2020, arXiv:2003.01690, Algorithm 1, operation for operation as in the
+authors' implementation, which differs from the paper in small things (noted below), but
+for the last step (`top.last_point`). Every example keeps its own schedule, so that
+examples at different steps may share a batch.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxrobust import losses
+from jaxrobust._core import batching, checks, pytree
+from jaxrobust._core.representation import concise
+from jaxrobust.attacks import _call
+from jaxrobust.attacks.apgd import halving, l1
+from jaxrobust.attacks.apgd.top import keep_top, last_point
+from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.pgd import gradient, keep_best
+from jaxrobust.threats import L1, L2, Linf
+from jaxrobust.types import Array, LogitsFn, Loss, Threat
+
+_ALPHA = (
+    0.75  # weight of the new direction against the old one, eq. (2) and section 4.1
+)
+
+
+class State(NamedTuple):
+    """What the next step needs for `Linf`, `L2` and other norms; leaves are `[B, ...]`."""
+
+    x: Array  # clean inputs
+    y: Any  # what the loss takes
+    x_adv: Array  # the current iterate
+    previous: Array  # the iterate before it
+    step: Array  # [B] int32, evaluations so far
+    top: Array  # the iterate of the largest loss, where the ascent restarts
+    top_grad: Array  # the gradient there
+    top_loss: Array  # [B]
+    schedule: halving.Schedule  # when to halve the step
+    best: Array  # the iterate to return: success first, then the loss
+    best_loss: Array  # [B]
+    best_success: Array  # [B] bool
+
+
+@pytree.register
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class APGD:
+    """Projected ascent with momentum, from a random start; needs no step size.
+
+    Croce & Hein 2020, arXiv:2003.01690; for `L1` Croce & Hein 2021, arXiv:2103.01208. The
+    step starts at 2 eps and is halved, going back to the best iterate, at
+    checkpoints where the loss has grown too seldom. The last step goes to the maximiser of
+    the loss linearised at the best iterate. A part of AutoAttack.
+
+    Where it differs from the authors' code besides that last step: a gradient of any size
+    but zero gives a step of full length (theirs, divided by its norm + 1e-12, fades where
+    the gradient of the DLR or of a saturated cross-entropy is that small); where it is zero
+    only the momentum moves on, in both. For `L1` the projection puts a coordinate that is
+    not used back to `x` exactly, and the support that sets the sparsity of the steps counts
+    those that differ at all; theirs comes back up to rounding and may still count.
+
+    Args:
+      num_steps: Number of gradient steps; the checkpoints are placed relative to it.
+      loss: Per-example loss to maximise: `cross_entropy`, `dlr`, or `dlr_targeted` (whose
+        `y` is a pair, see `Targets`).
+      rho: Halve the step if at most this share of the steps increased the loss.
+      eps_schedule: For `L1` only: stages (factor on eps, share of the steps), each starting
+        from the best point of the one before; the last factor must be 1.
+        `((1.0, 1.0),)` stays in the ball all the time.
+
+    Raises:
+      ValueError: On impossible settings.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
+      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> attack = APGD(num_steps=10)
+      >>> x_adv = attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
+      ...                key=jax.random.key(0))
+      >>> print(x_adv)
+      [[0.25 0.75]]
+    """
+
+    num_steps: int = dataclasses.field(default=100, metadata={"static": True})
+    loss: Loss = dataclasses.field(
+        default=losses.cross_entropy, metadata={"static": True}
+    )
+    rho: ArrayLike = 0.75
+    eps_schedule: tuple[tuple[float, float], ...] = dataclasses.field(
+        default=((3.0, 0.3), (2.0, 0.3), (1.0, 0.4)), metadata={"static": True}
+    )
+
+    __repr__ = concise
+
+    def __post_init__(self):
+        checks.check_loss(self.loss)
+        _check(self)
+
+    @property
+    def takes(self) -> str:
+        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
+        return losses.takes(self.loss)
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key must be given: the start is random."""
+        return True
+
+    @property
+    def num_evaluations(self) -> int:
+        """Calls of `step` until the state is final: the start is evaluated too."""
+        return self.num_steps + 1
+
+    def step_cost(self, num_classes: int) -> Cost:
+        """Evaluations of the model in one `step`."""
+        del num_classes
+        return Cost(gradients=1, forwards=0)
+
+    @property
+    def cost(self) -> Cost:
+        """Gradient and forward evaluations for each example."""
+        return Cost(gradients=self.num_evaluations, forwards=0)
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array:
+        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
+        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+
+    def run(self, logits_fn, x, y, threat, keys) -> Array:
+        """Return `x_adv` without checks: the loop over `step`."""
+        return _call.run(self, logits_fn, x, y, threat, keys)
+
+    def init(
+        self,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        keys: Array | None,
+        start: Array | None = None,
+    ) -> State | l1.State:
+        """Return the state at a random point, or at `start`; evaluates nothing."""
+        if isinstance(threat, L1):
+            return l1.init(self, x, y, threat, keys, start)
+        if start is None:
+            assert keys is not None  # __call__ has said so
+            start = _random_start(threat, keys, x)
+        x_adv = _project(threat, start, x)
+        zero = batching.zeros(x)
+        count = zero.astype(jnp.int32)
+        return State(
+            x=x,
+            y=y,
+            x_adv=x_adv,
+            previous=x_adv,
+            step=count,
+            top=x_adv,
+            top_grad=jnp.zeros_like(x),
+            top_loss=zero - jnp.inf,
+            schedule=halving.init(
+                zero + 2 * jnp.asarray(threat.eps, zero.dtype), self.num_steps
+            ),
+            best=x_adv,
+            best_loss=zero - jnp.inf,
+            best_success=zero > 0,
+        )
+
+    def step(
+        self, logits_fn: LogitsFn, state: State | l1.State, *, threat: Threat
+    ) -> State | l1.State:
+        """Evaluate the current iterate of every example, then move it; one gradient."""
+        if isinstance(state, l1.State):
+            return l1.step(self, logits_fn, state, threat)
+        grad, _, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
+        loss = loss.astype(state.best_loss.dtype)
+        state = keep_top(keep_best(state, loss, success), loss, grad)
+        schedule, is_halved = halving.check(
+            state.schedule, state.step, loss, state.top_loss, self.rho, self.num_steps
+        )
+        x_adv = batching.where(is_halved, state.top, state.x_adv)
+        grad = batching.where(is_halved, state.top_grad, grad)
+        delta = _steepest(threat, grad, x_adv, schedule.step_size)
+        ascended = _project(threat, (x_adv + delta).astype(x_adv.dtype), state.x)
+        # Eq. (2). After a restart `x_adv - previous` is, as in the authors' code, the way
+        # from the iterate before the last one to the best one.
+        alpha = batching.expand(jnp.where(state.step > 0, _ALPHA, 1.0), x_adv)
+        moved = (
+            x_adv + alpha * (ascended - x_adv) + (1 - alpha) * (x_adv - state.previous)
+        )
+        moved = _project(threat, moved.astype(x_adv.dtype), state.x)
+        is_last = state.step + 1 == self.num_steps
+        return state._replace(
+            x_adv=batching.where(is_last, last_point(state, threat), moved),
+            previous=x_adv,
+            step=state.step + 1,
+            schedule=schedule,
+        )
+
+    def finish(self, logits_fn: LogitsFn, state: State | l1.State) -> Array:
+        """Return the adversarial examples of the state."""
+        del logits_fn
+        return state.best
+
+
+def apgd(
+    logits_fn: LogitsFn,
+    x: Array,
+    y: Any,
+    *,
+    threat: Threat,
+    key: Array | None = None,
+    num_restarts: int = 1,
+    **settings: Any,
+) -> Array:
+    """Attack by Auto-PGD; the function form of `APGD` and `Restarts`.
+
+    Croce & Hein 2020, arXiv:2003.01690.
+
+    Args:
+      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
+      x: Clean inputs `[B, ...]`.
+      y: Labels `[B]`, or what the loss takes.
+      threat: The threat model.
+      key: A typed PRNG key.
+      num_restarts: Independent starts, of which the best result is kept.
+      **settings: The fields of `APGD`: num_steps, loss, rho, eps_schedule.
+
+    Returns:
+      `x_adv [B, ...]`.
+
+    Raises:
+      ValueError, TypeError: On misuse, with advice.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
+      >>> x_adv = apgd(lambda x: x @ weights, jnp.full((1, 2), 0.5), jnp.array([0]),
+      ...              threat=jr.Linf(0.25), num_steps=10, key=jax.random.key(0))
+      >>> print(x_adv)
+      [[0.25 0.75]]
+    """
+    attack = _call.restarted(APGD(**settings), num_restarts)
+    return attack(logits_fn, x, y, threat=threat, key=key)
+
+
+def _random_start(threat: Threat, keys: Array, x: Array) -> Array:
+    """Return x + eps t / ||t||: on the sphere, not yet in the box.
+
+    Other norms than l_inf and l_2 start where the threat samples.
+    """
+    if isinstance(threat, Linf):
+        uniform = functools.partial(jax.random.uniform, minval=-1.0)
+        noise = batching.draw(uniform, keys, x)
+        if threat.mask is not None:
+            is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
+            noise = jnp.where(is_free, noise, 0)
+        delta = batching.expand(threat.eps, x) * batching.unit_max(noise)
+    elif isinstance(threat, L2):
+        noise = batching.draw(jax.random.normal, keys, x)
+        delta = _steepest(threat, noise, x, threat.eps)
+    else:
+        return threat.sample(keys, x)
+    return (x + delta).astype(x.dtype)
+
+
+def _steepest(threat: Threat, grad: Array, x: Array, step_size: ArrayLike) -> Array:
+    """Return the ascent step; for l_2 it does not look at the box, as in `_project`."""
+    ball = (
+        dataclasses.replace(threat, bounds=None) if isinstance(threat, L2) else threat
+    )
+    return ball.steepest(grad, x, step_size)
+
+
+def _project(threat: Threat, x_adv: Array, x: Array) -> Array:
+    """Return a feasible point near `x_adv`.
+
+    For l_2 the authors' code scales to the ball and then clips to the box. Where the box is
+    active the exact projection is another point, and the iterates would part from those
+    of the published attack after one step; so the same is done here. Of a
+    point in the ball, what `project` leaves to do is to clip it.
+    """
+    if isinstance(threat, L2):
+        norm = threat.distance(x_adv, x)
+        scale = jnp.minimum(1, jnp.asarray(threat.eps) / jnp.where(norm > 0, norm, 1))
+        x_adv = (x + batching.expand(scale, x) * (x_adv - x)).astype(x.dtype)
+    return threat.project(x_adv, x)
+
+
+def _check(attack: APGD) -> None:
+    """Reject impossible settings."""
+    if not isinstance(attack.num_steps, int) or attack.num_steps < 1:
+        raise ValueError(
+            f"APGD(num_steps={attack.num_steps!r}): a whole number of at least 1 is "
+            "needed; num_steps is static, so a traced value cannot be used."
+        )
+    if isinstance(attack.rho, int | float) and not 0 <= attack.rho <= 1:
+        raise ValueError(
+            f"APGD(rho={attack.rho}): a share of steps in [0, 1] is needed."
+        )
+    schedule = attack.eps_schedule
+    is_schedule = isinstance(schedule, tuple) and all(
+        isinstance(stage, tuple) and len(stage) == 2 and min(stage) > 0
+        for stage in schedule
+    )
+    if not is_schedule or not schedule or schedule[-1][0] != 1:
+        raise ValueError(
+            f"APGD(eps_schedule={schedule}): a tuple of stages (factor on eps, share of "
+            "the steps) is needed whose last factor is 1, e.g. ((3.0, 0.3), (2.0, 0.3), "
+            "(1.0, 0.4))."
+        )

@@ -1,0 +1,269 @@
+"""The fast adaptive boundary attack: the nearest adversarial point, whatever eps.
+
+A minimum-norm attack: its iterates leave the ball, the point that it returns does not.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from jaxrobust import losses, threats
+from jaxrobust._core import batching, predictions, pytree
+from jaxrobust._core.representation import concise
+from jaxrobust.attacks import _call
+from jaxrobust.attacks.cost import Cost
+from jaxrobust.attacks.fab import boundaries
+from jaxrobust.threats import hyperplanes
+from jaxrobust.types import Array, LogitsFn, Loss, Threat
+
+
+class State(NamedTuple):
+    """What the next step needs; all leaves are `[B, ...]`."""
+
+    x: Array  # clean inputs
+    y: Any  # labels, or (labels, targets)
+    x_adv: Array  # the current iterate, in the bounds, at any distance
+    step: Array  # [B] int32, steps taken
+    nearest: Array  # the nearest adversarial point found, at any distance; else x
+    nearest_distance: Array  # [B], inf where none was found
+    best: Array  # `nearest` where it is within eps, else its projection
+    best_success: Array  # [B] bool, whether `nearest` is within eps
+
+
+@pytree.register
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
+class FAB:
+    """Steps onto the linearised decision boundary, drawn back towards `x`.
+
+    Croce & Hein 2020, arXiv:1907.02044. Each step projects the iterate and `x` on the
+    hyperplane where the linearised logits tie, mixes the two (eq. (9)), and, once a wrong
+    class is reached, walks back towards `x` (eq. (11)). The final search of the paper
+    is left out, as in AutoAttack, arXiv:2003.01690.
+
+    Args:
+      num_steps: Number of steps.
+      alpha_max: Largest weight of the step that starts at `x`.
+      eta: Overshoot beyond the hyperplane; above 1.
+      beta: Part of the way from `x` that is kept after an adversarial point was found.
+      targeted: Whether `y` is a pair `(labels, targets)` and only the boundary between
+        these two classes is approached (FAB-T): one gradient for each step instead
+        of one for each wrong class. Any wrong class counts as a success.
+      random_start: Start uniformly in the ball of radius eps / 2; needs a key.
+
+    Raises:
+      ValueError: If `num_steps` is below 1.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> x, y = jnp.array([[0.75, 0.25]]), jnp.array([0])
+      >>> attack = FAB(num_steps=10)
+      >>> x_adv = attack(lambda x: x @ weights, x, y, threat=jr.Linf(0.3))
+      >>> print(x_adv.round(2))  # on the boundary
+      [[0.5 0.5]]
+    """
+
+    num_steps: int = dataclasses.field(default=100, metadata={"static": True})
+    alpha_max: ArrayLike = 0.1
+    eta: ArrayLike = 1.05
+    beta: ArrayLike = 0.9
+    targeted: bool = dataclasses.field(default=False, metadata={"static": True})
+    random_start: bool = dataclasses.field(default=False, metadata={"static": True})
+
+    __repr__ = concise
+
+    def __post_init__(self):
+        if not isinstance(self.num_steps, int) or self.num_steps < 1:
+            raise ValueError(
+                f"FAB(num_steps={self.num_steps!r}): a whole number of at least 1 is "
+                "needed; num_steps is static, so a traced value cannot be used."
+            )
+
+    @property
+    def takes(self) -> str:
+        """What `y` is: labels, or a pair of labels and targets."""
+        return losses.PAIR if self.targeted else losses.LABELS
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a key must be given."""
+        return self.random_start
+
+    @property
+    def loss(self) -> Loss:
+        """What makes one of several results the better one: the margin."""
+        return losses.margin_of_pair if self.targeted else losses.margin
+
+    @property
+    def num_evaluations(self) -> int:
+        """How many calls of `step` make the state final."""
+        return self.num_steps
+
+    def step_cost(self, num_classes: int) -> Cost:
+        """Return the evaluations of a step: untargeted, C - 1 gradients for C classes."""
+        return Cost(gradients=1 if self.targeted else num_classes - 1, forwards=1)
+
+    @property
+    def cost(self) -> Cost | None:
+        """Gradient and forward evaluations for each example; None if untargeted."""
+        return Cost(self.num_steps, self.num_steps) if self.targeted else None
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array:
+        """Return adversarial examples `x_adv [B, ...]` inside `threat` around `x`.
+
+        Args:
+          logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
+          x: Clean inputs `[B, ...]`, floating point, inside the bounds of the threat.
+          y: Labels `[B]`; a pair `(labels [B], targets [B])` with `targeted=True`.
+          threat: `Linf`, `L2` or `L1`.
+          key: A typed PRNG key, or one for each example `[B]`.
+
+        Returns:
+          `[B, ...]`: the nearest adversarial point, projected onto the ball where it lies
+          outside; `x` where none was found. No gradient flows through it.
+
+        Raises:
+          ValueError, TypeError: On misuse, with advice.
+        """
+        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+
+    def run(self, logits_fn, x, y, threat, keys) -> Array:
+        """Return `x_adv` without checks: the loop over `step`."""
+        return _call.run(self, logits_fn, x, y, threat, keys)
+
+    def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
+        """Return the state at the starting point; evaluates nothing."""
+        x_adv = x
+        if self.random_start:
+            assert keys is not None  # __call__ has said so
+            # The paper restarts within half of min(eps, best distance so far). Restarts
+            # here are independent runs and know of no earlier best: half of eps, as
+            # in AutoAttack, which however draws from the sphere and not the ball.
+            x_adv = (x + 0.5 * (threat.sample(keys, x) - x)).astype(x.dtype)
+        zero = batching.zeros(x)
+        return State(
+            x=x,
+            y=y,
+            x_adv=x_adv,
+            step=zero.astype(jnp.int32),
+            nearest=x,
+            nearest_distance=zero + jnp.inf,
+            best=x,
+            best_success=zero > 0,
+        )
+
+    def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
+        """Take one step of every example; gradients, then one forward evaluation."""
+        linearize = (
+            boundaries.towards_target if self.targeted else boundaries.towards_any
+        )
+        gap, w, logits = linearize(logits_fn, state.x_adv, state.y, threat)
+        # The logits at the iterate come with its gradient: a point that is still
+        # adversarial after walking back is kept, which the paper does not do.
+        state = self._keep_nearest(state, logits, threat)
+        state = state._replace(x_adv=self._approach(state, gap, w, threat))
+        logits = predictions.wide(logits_fn(state.x_adv))
+        state = self._keep_nearest(state, logits, threat)
+        back = state.x + self.beta * (state.x_adv - state.x)  # eq. (11)
+        is_adversarial = losses.is_success(self.loss, logits, state.y)
+        x_adv = batching.where(is_adversarial, back.astype(state.x.dtype), state.x_adv)
+        is_within = state.nearest_distance <= jnp.asarray(threat.eps)
+        # What was verified within eps is returned as it is, to the last bit.
+        projected = threat.project(state.nearest, state.x)
+        return state._replace(
+            x_adv=x_adv,
+            step=state.step + 1,
+            best=batching.where(is_within, state.nearest, projected),
+            best_success=is_within,
+        )
+
+    def finish(self, logits_fn: LogitsFn, state: State) -> Array:
+        """Return the adversarial examples of the state; evaluates nothing."""
+        del logits_fn
+        return state.best
+
+    def _keep_nearest(self, state: State, logits: Array, threat: Threat) -> State:
+        """Keep the iterate, whose logits these are, if it is adversarial and nearer."""
+        distance = threat.distance(state.x_adv, state.x)
+        is_adversarial = losses.is_success(self.loss, logits, state.y)
+        is_nearer = is_adversarial & (distance < state.nearest_distance)
+        return state._replace(
+            nearest=batching.where(is_nearer, state.x_adv, state.nearest),
+            nearest_distance=jnp.where(is_nearer, distance, state.nearest_distance),
+        )
+
+    def _approach(self, state: State, gap: Array, w: Array, threat: Any) -> Array:
+        """Return (1 - alpha) (x_adv + eta d1) + alpha (x + eta d2), in the bounds.
+
+        d1 and d2 lead from `x_adv` and `x` to the hyperplane gap + <w, z - x_adv> = 0.
+        """
+        nearest, _ = hyperplanes.geometry_of(threat)
+        w = batching.flatten(w)
+
+        def step_from(z: Array) -> tuple[Array, Array]:
+            ahead = jnp.sum(w * batching.flatten(z - state.x_adv), -1) + gap
+            delta = nearest(
+                w, -ahead[:, None], *map(batching.flatten, threats.room(threat, z))
+            ).reshape(z.shape)
+            # 1e-8: the reference implementation's guard against two steps of length 0.
+            length = threat.distance(delta, jnp.zeros_like(delta))
+            return delta, jnp.maximum(length, 1e-8)
+
+        d1, length1 = step_from(state.x_adv)
+        d2, length2 = step_from(state.x)
+        alpha = jnp.minimum(length1 / (length1 + length2), self.alpha_max)  # eq. (10)
+        alpha = batching.expand(alpha, state.x)
+        from_x_adv, from_x = state.x_adv + self.eta * d1, state.x + self.eta * d2
+        moved = ((1 - alpha) * from_x_adv + alpha * from_x).astype(state.x.dtype)
+        moved = threats.into_bounds(threat, moved, state.x)
+        # Without bounds, a vanishing gradient can send a point to infinity.
+        is_finite = jnp.all(jnp.isfinite(batching.flatten(moved)), -1)
+        return batching.where(is_finite, moved, state.x_adv)
+
+
+def fab(
+    logits_fn: LogitsFn,
+    x: Array,
+    y: Any,
+    *,
+    threat: Threat,
+    key: Array | None = None,
+    **settings: Any,
+) -> Array:
+    """Attack by the fast adaptive boundary method; the function form of `FAB`.
+
+    Croce & Hein 2020, arXiv:1907.02044.
+
+    Args:
+      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
+      x: Clean inputs `[B, ...]`.
+      y: Labels `[B]`; a pair `(labels [B], targets [B])` with `targeted=True`.
+      threat: `Linf`, `L2` or `L1`.
+      key: A typed PRNG key; needed with `random_start=True` only.
+      **settings: The fields of `FAB`: num_steps, targeted, eta, ...
+
+    Returns:
+      `x_adv [B, ...]`.
+
+    Raises:
+      ValueError, TypeError: On misuse, with advice.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
+      >>> x, y = jnp.array([[0.75, 0.25]]), (jnp.array([0]), jnp.array([1]))
+      >>> x_adv = fab(lambda x: x @ weights, x, y, threat=jr.Linf(0.3), targeted=True)
+      >>> print(x_adv.round(2))
+      [[0.5 0.5]]
+    """
+    return FAB(**settings)(logits_fn, x, y, threat=threat, key=key)

@@ -1,0 +1,265 @@
+"""A queue of examples that share the slots of one compiled program.
+
+An attack is a state machine over examples (`init`, `step`): every leaf of its state has
+the batch axis first. The batch has a fixed number of slots. An example leaves its slot
+as soon as it is broken, or when its last item (a restart, a target class) has ended; the
+next waiting example takes the slot. The host decides between calls, so that nothing is
+compiled twice and no step is spent on an example whose fate is known.
+
+The items of one example run one after the other, in order: its result does not
+depend on which other examples are in the queue, nor on how many slots there are.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrobust import losses
+from jaxrobust._core import batching, predictions
+from jaxrobust._cpu.convolution import fast_convolutions
+from jaxrobust.attacks import _items
+from jaxrobust.evaluation.queue._problem import Found, Points, Problem, Stage
+
+EMPTY = -1  # in `rows`: nobody sits in this slot
+
+# An example that withstands so many steps is likely to withstand the rest.
+_FIRST_STEPS = 8
+
+# So many steps, of all slots, are worth another program.
+_WORTH_COMPILING = 32
+
+
+@dataclasses.dataclass
+class Slots:
+    """Who sits where.
+
+    Attributes:
+      rows: Number of the example in each slot `[S]`, `EMPTY` for none.
+      items: Number of its item `[S]`.
+      steps: Evaluations of that item so far `[S]`.
+      waiting: Numbers of the examples that wait, and of the item that is theirs next
+        `[M, 2]`. An example waits after each of its items, so that the last round of all
+        is as long as an item and not as all items of an example.
+      state: The attack's state on the devices, leaves `[S, ...]`.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    steps: np.ndarray
+    waiting: np.ndarray
+    state: Any
+
+    @property
+    def is_taken(self) -> np.ndarray:
+        """Which slots work on an example, `[S]`."""
+        return self.rows != EMPTY
+
+    def num_items_left(self, num_items: int) -> int:
+        """Return how many items are still to be run, if nothing breaks."""
+        begun = np.concatenate([self.waiting[:, 1], self.items[self.is_taken]])
+        return int((num_items - begun).sum())
+
+
+def begin(stage: Stage, problem: Problem, rows: np.ndarray, num_slots: int) -> Slots:
+    """Seat the first of the open examples `rows`."""
+    nobody = np.full(num_slots, EMPTY, np.int64)
+    zeros = np.zeros(num_slots, np.int32)
+    waiting = np.stack([rows, np.zeros_like(rows)], axis=1).astype(np.int64)
+    slots = Slots(nobody, zeros, zeros.copy(), waiting, None)
+    _seat(stage, problem, slots, np.ones(num_slots, bool))
+    return slots
+
+
+def rounds(
+    stage: Stage,
+    problem: Problem,
+    slots: Slots,
+    points: Points,
+    found: Found,
+    num_slots: int,
+) -> Iterator[Slots]:
+    """Run until nobody waits and all slots are empty; yields after each round.
+
+    Between two rounds `slots`, `points` and the counts in `found` are all that there is to
+    save. `num_slots`: of which it began.
+    """
+    while slots.is_taken.any():
+        slots = _shrink_if_it_pays(stage, problem, slots)
+        _round(stage, problem, slots, points, found, num_slots // len(slots.rows))
+        yield slots
+
+
+def _round(
+    stage: Stage,
+    problem: Problem,
+    slots: Slots,
+    points: Points,
+    found: Found,
+    shrinkage: int,
+) -> None:
+    """Advance every slot by some steps, then let out who is done."""
+    num_steps = _steps_per_round(stage.inner, problem, slots, shrinkage)
+    slots.state = _advance(
+        stage.inner,
+        problem.logits_fn,
+        problem.threat_of(np.maximum(slots.rows, 0)),
+        slots.state,
+        num_steps,
+        is_loop=problem.is_loop,
+    )
+    steps, is_broken = problem.placing.fetch(
+        (slots.state.step, slots.state.best_success)
+    )
+    needed = int((steps - slots.steps)[slots.is_taken].sum())
+    cost = stage.inner.step_cost(problem.logits.shape[1])
+    found.count(cost, num_steps * len(slots.rows), needed)
+    slots.steps = np.array(steps)
+    is_over = is_broken | (steps >= stage.inner.num_evaluations)
+    is_over &= slots.is_taken
+    if is_over.any():
+        is_broken = is_broken | _record(
+            stage, problem, slots, points, is_over, is_broken
+        )
+        _seat(stage, problem, slots, is_over, is_broken)
+
+
+def _record(
+    stage, problem, slots: Slots, points: Points, is_over, is_broken
+) -> np.ndarray:
+    """Keep the points of the items that have ended; return which of them are broken."""
+    state = slots.state
+    if hasattr(state, "best_loss"):
+        best, loss = problem.placing.fetch((state.best, state.best_loss))
+    else:  # what it returns, it has not looked at: FAB's nearest point, projected
+        rows = np.maximum(slots.rows, 0)
+        y = jax.tree.map(lambda leaf: leaf[rows], stage.goal_y)
+        y = problem.placing.spread(y)
+        judged = _look(problem.logits_fn, state.best, y, goal=stage.goal)
+        best, loss, is_wrong = problem.placing.fetch((state.best, *judged))
+        is_broken = is_broken | (is_wrong & is_over)
+    points.put(slots.rows[is_over], best[is_over], loss[is_over], is_broken[is_over])
+    return is_broken
+
+
+@functools.partial(jax.jit, static_argnames="goal")
+def _look(logits_fn, x_adv, y, *, goal):
+    """Return the loss of points and whether they reach the goal."""
+    logits = predictions.wide(logits_fn(x_adv))
+    return goal(logits, y), losses.is_success(goal, logits, y)
+
+
+def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:
+    """Let unbroken examples wait for their next item, and seat those at the front."""
+    num_items = _items.num_items(stage.attack, problem.logits.shape[1])
+    if is_broken is not None:
+        goes_on = is_free & ~is_broken & (slots.items + 1 < num_items)
+        again = np.stack([slots.rows[goes_on], slots.items[goes_on] + 1], axis=1)
+        slots.waiting = np.concatenate([slots.waiting, again])
+    free = np.flatnonzero(is_free)
+    taken, free = free[: len(slots.waiting)], free[len(slots.waiting) :]
+    slots.rows[taken], slots.items[taken] = slots.waiting[: len(taken)].T
+    slots.rows[free] = EMPTY
+    slots.waiting = slots.waiting[len(taken) :]
+    is_new = np.zeros(len(slots.rows), bool)
+    is_new[taken] = True
+    slots.steps = np.where(is_new, 0, slots.steps)
+    if is_new.any():
+        if slots.state is None:
+            slots.state = start(stage, problem, slots)
+        else:
+            is_new = problem.placing.spread(is_new)
+            arguments = _arguments(stage, problem, slots)
+            slots.state = _restart(slots.state, is_new, *arguments)
+
+
+def start(stage: Stage, problem: Problem, slots: Slots) -> Any:
+    """Return the state at the start of every slot's item."""
+    return start_items(*_arguments(stage, problem, slots))
+
+
+def _arguments(stage: Stage, problem: Problem, slots: Slots) -> tuple[Any, ...]:
+    rows = np.maximum(slots.rows, 0)
+    batch = (problem.x, stage.y, problem.logits)
+    x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
+    batch = (x, y, logits, slots.items, stage.keys_of(rows))
+    return stage.attack, problem.threat_of(rows), *problem.placing.spread(batch)
+
+
+def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
+    """Move the last examples to half the slots, a quarter, ...
+
+    That program has to be compiled, which costs as much as some tens of steps (of a large
+    network few, of a small one many); it is done where it saves as many.
+    """
+    size, num_taken = len(slots.rows), int(slots.is_taken.sum())
+    smaller, num_devices = size, problem.placing.num_devices
+    while smaller % 2 == 0 and smaller // 2 >= max(num_taken, num_devices):
+        smaller //= 2
+    if len(slots.waiting) or smaller == size or smaller % num_devices:
+        return slots
+    num_items = _items.num_items(stage.attack, problem.logits.shape[1])
+    items_left = num_items - 1 - slots.items[slots.is_taken]
+    steps_left = stage.inner.num_evaluations * (items_left + 1)
+    steps_left = int((steps_left - slots.steps[slots.is_taken]).max())
+    if steps_left * (1 - smaller / size) < _WORTH_COMPILING:
+        return slots
+    # Taken slots first, in order; the rest are empty.
+    chosen = np.argsort(~slots.is_taken, kind="stable")[:smaller]
+    state = problem.placing.take(slots.state, chosen)
+    arrays = (slots.rows[chosen], slots.items[chosen], slots.steps[chosen])
+    return Slots(*arrays, slots.waiting, state)
+
+
+def _steps_per_round(
+    attack: Any, problem: Problem, slots: Slots, shrinkage: int
+) -> int:
+    """Return how many steps one call of the compiled program takes.
+
+    Fewer waste less after an example has broken or reached its end, more hide the time
+    between calls. Two while the examples are in their first steps, which break most of
+    those that break at all; then up to 6, as most slots have that many before them. As
+    many times more when the slots have become fewer: a step is that much cheaper then. A
+    query to the model is cheap and thousands are made.
+    """
+    num_steps = attack.num_evaluations
+    if not problem.is_loop:
+        return 1
+    if attack.step_cost(2).gradients == 0:
+        return min(20, num_steps)
+    done = slots.steps[slots.is_taken]
+    most = shrinkage * (2 if np.median(done) < _FIRST_STEPS else 6)
+    return int(np.clip(np.quantile(num_steps - done, 0.25, method="lower"), 1, most))
+
+
+@functools.partial(jax.jit, static_argnames="is_loop", donate_argnames="state")
+def _advance(attack, logits_fn, threat, state, num_steps, *, is_loop: bool):
+    """Take steps; a slot whose item is over stands still."""
+    logits_fn = fast_convolutions(logits_fn)
+
+    def step(_, state):
+        moved = attack.step(logits_fn, state, threat=threat)
+        is_over = state.best_success | (state.step >= attack.num_evaluations)
+        return _select(is_over, state, moved)
+
+    if is_loop:
+        return jax.lax.fori_loop(0, num_steps, step, state)
+    return step(0, state)
+
+
+@functools.partial(jax.jit, donate_argnames="state")
+def _restart(state, is_new, attack, threat, x, y, logits, item, keys):
+    return _select(is_new, start_items(attack, threat, x, y, logits, item, keys), state)
+
+
+@jax.jit
+def start_items(attack, threat, x, y, logits, item, keys):
+    return _items.init_item(attack, x, y, logits, item, threat=threat, keys=keys)
+
+
+@jax.jit
+def _select(condition, a, b):
+    return jax.tree.map(lambda u, v: batching.where(condition, u, v), a, b)

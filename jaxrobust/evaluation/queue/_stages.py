@@ -1,0 +1,272 @@
+"""The attacks of an evaluation, one after the other, each on what is still open."""
+
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrobust import losses
+from jaxrobust._core import batching, predictions
+from jaxrobust.attacks import _call, _items
+from jaxrobust.attacks.cost import Cost
+from jaxrobust.evaluation.queue import _forward, _problem, _slots
+from jaxrobust.evaluation.queue._problem import (
+    NOTHING,
+    REACHED,
+    WRONG,
+    Found,
+    Points,
+    Problem,
+    Stage,
+)
+from jaxrobust.evaluation.queue._saved import Saved, StateFile
+from jaxrobust.types import Array, Attack
+
+
+def of(
+    attack: Attack,
+    keys: Array | None,
+    y: np.ndarray,
+    target: Any,
+    threat: Any,
+    *,
+    is_queued: bool,
+) -> list[Stage]:
+    """Return the attacks that `attack` is made of, in their order.
+
+    Not queued, an attack is one stage and runs to its end on every example.
+
+    Args:
+      attack: The attack.
+      keys: `[N]` or None.
+      y: Labels `[N]`.
+      target: What attacks take that do not take labels; None where there is none.
+      threat: The threat.
+      is_queued: Whether examples may leave as soon as they are broken.
+    """
+    split = getattr(attack, "stages", None)
+    is_split = split is not None and is_queued
+    parts: Any = split(threat=threat) if is_split else ((repr(attack), attack),)
+    stages = []
+    for number, (name, part) in enumerate(parts):
+        can_be = is_queued and _problem.can_be_queued(part)
+        own = keys
+        if is_split and keys is not None:
+            own = batching.fold_in(keys, number)
+        stages.append(Stage(part, number, name, own, can_be, *_given(part, y, target)))
+    _check_target_is_used(attack, stages, target)
+    return stages
+
+
+def _given(attack: Attack, y: np.ndarray, target: Any) -> tuple[Any, Any, Any]:
+    """Return what an attack takes, and the loss and `y` that say when it is done."""
+    kind, loss = _items.takes(attack), _items.goal(attack)
+    if kind == _items.MIXED:
+        raise TypeError(_items.mixed(attack))
+    if kind == losses.LABELS or (kind == losses.ANYTHING and target is None):
+        return y, loss, y
+    if target is None:
+        raise ValueError(
+            f"{attack!r} takes {kind} instead of labels: pass them as target=; y stays the "
+            "true labels, from which accuracy is counted. An attack on any wrong class "
+            "has a loss on labels, such as jr.losses.cross_entropy."
+        )
+    if kind in (losses.TARGETS, losses.PAIR):
+        return target, loss, target
+    is_classes = not isinstance(target, tuple) and np.issubdtype(
+        target.dtype, np.integer
+    )
+    if kind != losses.ANYTHING or not is_classes:
+        return target, losses.margin, y
+    if _items.loss_of(attack) is not None:
+        raise ValueError(
+            f"{attack!r} does not say whether its loss leaves the classes in target= or "
+            "reaches them: write my_loss.takes = jr.losses.TARGETS (or LABELS, and no "
+            "target=), or loss=jr.losses.targeted(...)."
+        )
+    return target, losses.targeted(losses.margin), target
+
+
+def _check_target_is_used(attack: Attack, stages: list[Stage], target: Any) -> None:
+    if target is not None and all(stage.y is not target for stage in stages):
+        raise ValueError(
+            f"{attack!r} takes labels, and no target=: pass y alone, or an attack with a "
+            "loss that takes targets, such as jr.losses.targeted(jr.losses.cross_entropy)."
+        )
+
+
+def check(stages: list[Stage], problem: Problem, size: int) -> None:
+    """Trace the start of every stage: what does not fit shows before any work is done."""
+    rows = np.zeros(size, np.int64)
+    for stage in stages:
+        batch = (problem.x, stage.y, problem.logits)
+        x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
+        threat, keys = problem.threat_of(rows), stage.keys_of(rows)
+        _call.check_model(stage.attack, problem.logits_fn, x, y, threat)
+        if stage.is_queued:
+            item = np.zeros(size, np.int32)
+            arguments = stage.attack, threat, x, y, logits, item, keys
+            jax.eval_shape(_slots.start_items, *arguments)
+        elif len(stages) > 1:
+            arguments = stage.attack, problem.logits_fn, threat, x, y, y, keys
+            jax.eval_shape(attack_batch, *arguments, goal=stage.goal)
+
+
+def run(
+    stages: list[Stage],
+    problem: Problem,
+    chosen: np.ndarray,
+    size: int,
+    file: StateFile,
+    *,
+    individually: bool,
+    progress: bool,
+) -> tuple[Found, np.ndarray]:
+    """Run all stages, or go on from the state file.
+
+    Args:
+      stages: The attacks.
+      problem: What is attacked.
+      chosen: Which examples to attack `[N]`.
+      size: Examples at a time.
+      file: The state file.
+      individually: Whether each stage attacks all of them.
+      progress: Whether to show a bar.
+
+    Returns:
+      What was found, and which examples each stage broke `[num_stages, N]`.
+    """
+    from jaxrobust.evaluation._progress import ProgressBar
+
+    saved = file.load(problem, stages)
+    if saved is None:
+        alone = np.zeros((len(stages), len(problem.y)), bool)
+        points, found = Points.nothing(problem.x), Found.nothing(problem.x)
+        saved = Saved(0, None, points, found, alone)
+    with ProgressBar(is_shown=progress) as bar:
+        for stage in stages[saved.number :]:
+            if saved.slots is None:
+                saved.points = Points.nothing(problem.x)
+            is_open = chosen.copy()
+            if not individually:
+                is_open &= saved.found.worth < REACHED
+            rows = np.flatnonzero(is_open)
+            _run_stage(stage, problem, rows, size, saved, file, bar)
+            is_broken = _conclude(stage, problem, rows, saved, size)
+            saved.alone[stage.number, rows] = is_broken
+            left = problem.is_correct & (saved.found.broken_by == -1)
+            bar.end_stage(int(left.sum()), len(problem.y))
+            saved.number, saved.slots = stage.number + 1, None
+            file.save(saved, problem)
+    return saved.found, saved.alone
+
+
+def _run_stage(
+    stage: Stage,
+    problem: Problem,
+    rows: np.ndarray,
+    size: int,
+    saved: Saved,
+    file: StateFile,
+    bar: Any,
+) -> None:
+    num_items = _items.num_items(stage.attack, problem.logits.shape[1])
+    bar.stage(stage.name, num_items * len(rows))
+    if not stage.is_queued:
+        _in_batches(stage, problem, saved, rows, size)
+        return
+    if saved.slots is None:
+        saved.slots = _slots.begin(stage, problem, rows, size)
+    rounds = _slots.rounds(stage, problem, saved.slots, saved.points, saved.found, size)
+    for slots in rounds:
+        saved.slots = slots
+        items_left = slots.num_items_left(num_items)
+        is_left = (saved.found.broken_by == -1) & ~saved.points.is_broken
+        num_robust = int((problem.is_correct & is_left).sum())
+        bar.update(num_items * len(rows) - items_left, num_robust, len(problem.y))
+        file.save(saved, problem)
+
+
+def _conclude(
+    stage: Stage, problem: Problem, rows: np.ndarray, saved: Saved, size: int
+) -> np.ndarray:
+    """Classify the stage's points once more and take over what they are worth.
+
+    All of them: one that misses another goal than the report's (a target, say) may be wrong
+    all the same. And close to the boundary the program of a step and that of a forward pass
+    may disagree, by rounding; such an example stays open for the later attacks.
+
+    Returns:
+      Which of `rows` are classified wrongly.
+    """
+    if not len(rows):
+        return np.zeros(0, bool)
+    points, found = saved.points, saved.found
+    y = jax.tree.map(lambda leaf: leaf[rows], stage.goal_y)
+    batch = (points.x_adv[rows], y, problem.y[rows])
+
+    def judge(batch):
+        return _judge(problem.logits_fn, *batch, goal=stage.goal)
+
+    judged = _forward.over_batches(judge, batch, problem.placing, size)
+    is_reached, is_wrong = judged
+    worth = np.where(is_reached, REACHED, np.where(is_wrong, WRONG, NOTHING))
+    found.counts["not_confirmed"] += int((points.is_broken[rows] & ~is_reached).sum())
+    found.count(Cost(0, 1), -(-len(rows) // size) * size, len(rows))
+    found.take(points, rows, worth.astype(np.int8), stage.number)
+    return worth > NOTHING
+
+
+@functools.partial(jax.jit, static_argnames="goal")
+def _judge(logits_fn, x_adv, y, labels, *, goal):
+    logits = predictions.wide(logits_fn(x_adv))
+    return losses.is_success(goal, logits, y), predictions.predict(logits) != labels
+
+
+def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -> None:
+    """Run an attack to its end on the examples `rows`."""
+    cost = total_cost(stage.attack)
+    for chosen, count in _forward.batches(rows, size):
+        batch = (problem.x, stage.y, stage.goal_y)
+        batch = jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)
+        keys = None if stage.keys is None else stage.keys[chosen]
+        x, y, goal_y, keys = problem.placing.spread((*batch, keys))
+        threat = problem.threat_of(chosen)
+        arguments = stage.attack, problem.logits_fn, threat, x, y, goal_y, keys
+        x_adv, is_broken = problem.placing.fetch(
+            attack_batch(*arguments, goal=stage.goal)
+        )
+        kept = slice(count)
+        loss = np.zeros(count, np.float32)  # every example comes once
+        saved.points.put(chosen[kept], x_adv[kept], loss, is_broken[kept])
+        if cost is not None:
+            # One forward pass beyond the attack's own says what it broke.
+            saved.found.count(cost + Cost(0, 1), len(chosen), count)
+
+
+@functools.partial(jax.jit, static_argnames="goal")
+def attack_batch(attack, logits_fn, threat, x, y, goal_y, keys, *, goal):
+    """Run an attack to its end; return its points and whether they reach the goal."""
+    x_adv = attack(logits_fn, x, y, threat=threat, key=keys)
+    logits = predictions.wide(logits_fn(x_adv))
+    return x_adv, losses.is_success(goal, logits, goal_y)
+
+
+def total_cost(attack: Attack) -> Any:
+    """Return what an attack says that it costs, or None."""
+    return getattr(attack, "cost", None)
+
+
+def cost(stages: list[Stage], found: Found, num_examples: int) -> dict | None:
+    """Return the evaluations of all attacks and of the evaluation itself.
+
+    Two forward passes for each example are the evaluation's own: on the clean inputs and on
+    the returned points. None if one of the attacks does not say what it costs.
+    """
+    if any(not s.is_queued and total_cost(s.attack) is None for s in stages):
+        return None
+    counts = {k: n for k, n in found.counts.items() if k != "not_confirmed"}
+    counts["forwards"] += 2 * num_examples
+    counts["forwards_needed"] += 2 * num_examples
+    return counts
