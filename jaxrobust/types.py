@@ -1,10 +1,12 @@
-"""The five interfaces of jaxrobust; their docstrings are the specification.
+"""The contracts of jaxrobust; their docstrings are the specification.
 
 Anything with the right signature takes part: a bare function is a `LogitsFn`, a
-`Loss` or an `Attack`. No base class exists and none is needed.
+`Loss`, an `Attack` or an `Objective`. What a driver (the evaluation, a wrapper, a picture)
+reads is declared here, and nothing else is read.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 
@@ -105,6 +107,113 @@ class Attack(Protocol):
         logits_fn: LogitsFn,
         x: Array,
         y: Any,
+        *,
+        threat: Threat,
+        key: Array | None = None,
+    ) -> Array: ...
+
+
+class Outcome(NamedTuple):
+    """All that a driver may know of the state of a `Stepped` attack; leaves `[B, ...]`."""
+
+    x_adv: Array
+    """The point to return now, inside the threat."""
+    is_broken: Array
+    """`[B]` bool, whether the goal is known to be reached at `x_adv`."""
+    score: Array
+    """`[B]`, orders the results of one attack: larger is better for the adversary."""
+    is_over: Array
+    """`[B]` bool, whether nothing will change any more."""
+    distance: Array
+    """`[B]`, of the nearest break found at any distance, in the norm of the threat; inf."""
+
+
+class Guided(NamedTuple):
+    """What an attack takes that moves towards a class while any wrong one counts.
+
+    The guide is what the loss climbs towards, the goal any class but the label. "Targeted"
+    is said of an attack whose goal is the class itself; it takes that class alone.
+    """
+
+    labels: Any
+    guide: Any
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """An attack as a state machine over examples; `jaxrobust.attacks.Stepped` is its base.
+
+    Every leaf of the state has the batch axis first, and example i of the next state
+    depends on example i of this one alone, so that a driver may put another example in the
+    place of one that is done. What follows from the members (the call with its
+    checks, the loop, the total cost, the items of wrappers) the base class has.
+    """
+
+    @property
+    def access(self) -> str:
+        """What it uses of the model: "gradients", "scores" or "decisions"."""
+        ...
+
+    @property
+    def papers(self) -> tuple[str, ...]:
+        """What to cite: keys of `references.bib`, or whole BibTeX entries."""
+        ...
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether it draws random numbers."""
+        ...
+
+    @property
+    def num_calls(self) -> int:
+        """How many calls of `step` make the state final."""
+        ...
+
+    def cost(self, num_classes: int) -> Any:
+        """Return the gradients and forwards of one call of `step`."""
+        ...
+
+    def init(
+        self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
+    ) -> Any:
+        """Return the state at the first point, or at `start`; evaluates nothing."""
+        ...
+
+    def step(self, logits_fn: LogitsFn, state: Any, *, threat: Threat) -> Any:
+        """Return the state after one step of every example."""
+        ...
+
+    def outcome(self, state: Any, *, threat: Threat) -> Outcome:
+        """Return what a driver may know of the state; evaluates nothing."""
+        ...
+
+
+@runtime_checkable
+class Gradient(Protocol):
+    """How `fit` differentiates an objective; by default `jax.value_and_grad`.
+
+    `loss_fn(params) -> (loss, aux)`, where the attack has been crafted already and is held
+    fixed. AWP and SAM take two gradients of it, the second at perturbed parameters.
+    """
+
+    def __call__(
+        self, loss_fn: Callable[[PyTree], tuple[Array, Any]], params: PyTree, /
+    ) -> tuple[tuple[Array, Any], PyTree]: ...
+
+
+@runtime_checkable
+class Certificate(Protocol):
+    """An upper bound of the largest margin in the threat, `[B]`; below 0 it is proven.
+
+    The margin is the largest wrong logit minus that of the label. An example that is both
+    certified and broken is a bug of the library, and the audit of a report looks for it.
+    """
+
+    def __call__(
+        self,
+        logits_fn: LogitsFn,
+        x: Array,
+        y: Array,
         *,
         threat: Threat,
         key: Array | None = None,

@@ -313,7 +313,7 @@ _ = ax.legend()
 
 # %%
 for attack in (jr.FGSM(), jr.PGD(num_steps=40), jr.Restarts(jr.PGD(num_steps=40), 10)):
-    print(f"{attack!r}: {attack.cost}")
+    print(f"{attack!r}: {attack.total_cost()}")
 
 # %% [markdown]
 # ## Exercises

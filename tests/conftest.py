@@ -1,5 +1,6 @@
 """Options and fixtures of the whole test suite."""
 
+import gc
 import os
 import pathlib
 import signal
@@ -7,6 +8,13 @@ from collections.abc import Iterator
 
 import jax
 import pytest
+
+# Most of the time of a test goes into compilation. Programs that LLVM has not optimised
+# are compiled in two thirds of the time; `JAXROBUST_OPTIMIZE=1` tests those of users.
+if not os.environ.get("JAXROBUST_OPTIMIZE"):
+    _FLAGS = "--xla_backend_optimization_level=0"
+    _FLAGS += " --xla_llvm_disable_expensive_passes=true"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 # Four virtual devices for the tests of sharding; must come before JAX starts.
 jax.config.update("jax_num_cpu_devices", 4)
@@ -35,6 +43,20 @@ def data_dir(request: pytest.FixtureRequest) -> pathlib.Path:
     if option and not directory.is_dir():
         pytest.fail(f"--data-dir={option} is not a directory")
     return directory
+
+
+# Linux maps at most 65,530 regions into a process, and each compiled program takes some:
+# a process that has run a thousand tests dies in the compiler.
+_MAPS, _MOST_MAPS = pathlib.Path("/proc/self/maps"), 30_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Forget compiled programs before there are too many of them."""
+    yield
+    if _MAPS.exists() and _MAPS.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ def _jaxrobust(problem: Problem) -> Side:
 
     def describe(x_adv: Any) -> Outcome:
         loss = jr.losses.cross_entropy(logits_fn(x_adv), y).mean()
-        counts = (len(x) * count for count in attack.cost)
+        counts = (len(x) * count for count in attack.total_cost())
         return Outcome(*counts, figures={LOSS: float(loss)})
 
     return Side(

@@ -104,8 +104,8 @@ def _jaxrobust(problem: Problem) -> Side:
         first, total = (epoch["seconds"] for epoch in history)
         return _outcome(
             problem,
-            attack.cost.gradients + 1,  # and the one that trains
-            attack.cost.forwards,
+            attack.total_cost().gradients + 1,  # and the one that trains
+            attack.total_cost().forwards,
             history[-1]["train_loss"],
             seconds=total - first,
             compile_seconds=max(0.0, 2 * first - total),

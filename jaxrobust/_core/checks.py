@@ -29,8 +29,9 @@ def check_loss(loss: Any) -> None:
 
 def check_attack(attack: Any) -> None:
     """Raise where something else was passed as an attack."""
-    if isinstance(attack, types.FunctionType) and attack.__module__.startswith(
-        "jaxrobust.attacks"
+    if isinstance(attack, types.FunctionType) and attack.__module__ in (
+        "jaxrobust.attacks.functions",
+        "jaxrobust.attacks.autoattack",
     ):
         raise TypeError(
             f"attack={attack.__name__} is a function of the library; what it makes, or "
@@ -51,14 +52,13 @@ def traced_error(name: str) -> TypeError:
     )
 
 
-def check_key(attack: Any, key: Any) -> jax.Array | None:
-    """Return a typed key, or raise the error that says why one is needed."""
+def check_key(key: Any, drawing: Any = None, instead: str = "") -> jax.Array | None:
+    """Return a typed key; raise where there is none, and `drawing` needs one."""
     if key is None:
-        if getattr(attack, "needs_key", False):
-            instead = ", or choose random_start=False"
+        if drawing is not None:
             raise ValueError(
-                f"{attack!r} draws random numbers and needs a key: pass "
-                f"key=jax.random.key(0){instead * hasattr(attack, 'random_start')}."
+                f"{drawing} draws random numbers and needs a key: pass "
+                f"key=jax.random.key(0){instead}."
             )
         return None
     return typed_key(key)

@@ -26,7 +26,7 @@ class Rounding:
     """A model of half precision for points in float32; the gradient passes through."""
 
     logits_fn: Callable
-    dtype: Any = dataclasses.field(metadata={"static": True})
+    dtype: Any = pytree.static()
 
     def __call__(self, x: Array, *keys: Array) -> Array:
         rounded = x + jax.lax.stop_gradient(rounding.nearest(x, self.dtype) - x)
@@ -57,7 +57,7 @@ def _narrowed(kind: Any) -> Any:
     @pytree.register
     @dataclasses.dataclass(frozen=True, repr=False)
     class Narrowed(kind):
-        dtype: Any = dataclasses.field(default=None, metadata={"static": True})
+        dtype: Any = pytree.static(None)
 
         def project(self, x_adv: Array, x: Array) -> Array:
             """Return a feasible point near `x_adv` that stays so when it is rounded."""
@@ -81,7 +81,7 @@ class _Other:
     """The same for a threat of any other class."""
 
     threat: Any
-    dtype: Any = dataclasses.field(metadata={"static": True})
+    dtype: Any = pytree.static()
 
     eps = property(lambda self: self.threat.eps)
     mask = property(lambda self: self.threat.mask)

@@ -10,6 +10,11 @@ from jaxrobust._core import arguments
 T = TypeVar("T")
 
 
+def static(default: Any = dataclasses.MISSING) -> Any:
+    """Return a field that is part of the structure: another value is another program."""
+    return dataclasses.field(default=default, metadata={"static": True})
+
+
 def register(cls: type[T]) -> type[T]:
     """Register a dataclass as a pytree; fields marked static are part of its structure.
 

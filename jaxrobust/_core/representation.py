@@ -32,9 +32,9 @@ def concise(value: Any) -> str:
         current = getattr(value, field.name)
         is_required = field.default is dataclasses.MISSING
         if is_required:
-            texts.append(_text(current))
+            texts.append(text(current))
         elif current is not field.default and not _is_equal(current, field.default):
-            texts.append(f"{field.name}={_text(current)}")
+            texts.append(f"{field.name}={text(current)}")
     return f"{type(value).__name__}({', '.join(texts)})"
 
 
@@ -44,11 +44,12 @@ def _is_equal(a: Any, b: Any) -> bool:
     return isinstance(a, int | float | str) and type(a) is type(b) and a == b
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Return a short text of any setting."""
     if isinstance(value, jax.tree_util.Partial) and not value.args:
-        return _text(value.func)
+        return text(value.func)
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return f"({', '.join(map(_text, value))})"
+        return f"({', '.join(map(text, value))})"
     if isinstance(value, tuple):  # an optax transformation: a pair of functions
         name = getattr(value[0], "__qualname__", type(value).__name__)
         return name.split(".")[0]

@@ -51,7 +51,7 @@ class _Same:
 class Foreign:
     """A threat that is not a pytree: its numbers are part of the program."""
 
-    held: _Same = dataclasses.field(metadata={"static": True})
+    held: _Same = pytree.static()
 
     def __repr__(self) -> str:
         return repr(self.held.value)

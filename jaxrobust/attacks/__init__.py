@@ -1,13 +1,15 @@
 """Attacks: the inner maximisation, as pure functions and as values."""
 
-from jaxrobust.attacks.apgd import APGD, apgd
+from jaxrobust.attacks._base import Attack, Stepped
+from jaxrobust.attacks.apgd import APGD
 from jaxrobust.attacks.autoattack import AutoAttack, autoattack
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.fab import FAB, fab
-from jaxrobust.attacks.fgsm import FGSM, fgsm
-from jaxrobust.attacks.pgd import PGD, pgd
-from jaxrobust.attacks.spsa import SPSA, spsa
-from jaxrobust.attacks.square import Square, square
+from jaxrobust.attacks.fab import FAB
+from jaxrobust.attacks.fgsm import FGSM
+from jaxrobust.attacks.functions import apgd, fab, fgsm, pgd, spsa, square
+from jaxrobust.attacks.pgd import PGD
+from jaxrobust.attacks.spsa import SPSA
+from jaxrobust.attacks.square import Square
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.attacks.wrappers import Restarts, WorstOf
 from jaxrobust.surrogates.bpda import bpda
@@ -19,11 +21,13 @@ __all__ = [
     "FGSM",
     "PGD",
     "SPSA",
+    "Attack",
     "AutoAttack",
     "Cost",
     "Expectation",
     "Restarts",
     "Square",
+    "Stepped",
     "Targets",
     "WorstOf",
     "apgd",

@@ -1,7 +1,7 @@
 """From the user's call to the compiled attack: host checks, keys, compilation.
 
-An attack is a value with a pure method `run(logits_fn, x, y, threat, keys)`. This file
-turns a call `attack(logits_fn, x, y, threat=..., key=...)` into it. Inside a
+An attack has a pure method `run(logits_fn, x, y, threat, keys)`. This file turns a call
+`attack(logits_fn, x, y, threat=..., key=...)` into it. Inside a
 transformation (jit, vmap, grad, shard_map) it adds nothing but the keys.
 """
 
@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxrobust._core import batching, checks, closure, model_checks, narrow, threat_rows
 from jaxrobust._cpu.convolution import fast_convolutions
-from jaxrobust.attacks import _items
 from jaxrobust.surrogates.expectation import Expectation
 
 # So many examples show whether a model returns probabilities; all would cost a forward
@@ -82,11 +81,9 @@ def _logits(logits_fn, x):
 
 def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Array:
     """Check, derive per-example keys, run; the shared body of every `__call__`."""
-    key = checks.check_key(attack, key)
+    key = check_key(attack, key)
     model_checks.check_callable(logits_fn)
-    threat, takes = threat_rows.as_threat(threat), _items.takes(attack)
-    if takes == _items.MIXED:
-        raise TypeError(_items.mixed(attack))
+    threat, takes = threat_rows.as_threat(threat), attack.takes
     is_traced = any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
     if is_traced:
         x, y = jax.tree.map(jax.numpy.asarray, (x, y))
@@ -113,6 +110,12 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
         return _run(attack, compiled_fn, x, y, threat, keys)
 
 
+def check_key(attack: Any, key: Any) -> jax.Array | None:
+    """Return a typed key, or raise where the attack needs one."""
+    drawing = attack if attack.needs_key else None
+    return checks.check_key(key, drawing, attack.instead_of_a_key)
+
+
 def check_model(attack: Any, logits_fn: Callable, x: Any, y: Any, threat: Any) -> None:
     """Check the shapes of the model's outputs and of every loss; evaluates nothing."""
     with model_checks.explain_model_errors(x):
@@ -122,27 +125,9 @@ def check_model(attack: Any, logits_fn: Callable, x: Any, y: Any, threat: Any) -
         logits = jax.eval_shape(
             *((_logits, logits_fn) if is_tree else (lambda x: logits_fn(x),)), shape
         )
-    model_checks.check_logits(logits, y, _items.takes(attack))
-    for loss, given in _items.losses_with_y(attack, y, threat):
+    model_checks.check_logits(logits, y, attack.takes)
+    for loss, given in attack.losses_with_y(y, threat):
         model_checks.check_loss_values(loss, logits, given)
-
-
-def run(attack: Any, logits_fn, x, y, threat, keys, num_steps=None) -> jax.Array:
-    """Return `x_adv`: the loop over `step`, the shared body of every `run`."""
-    state = attack.init(x, y, threat=threat, keys=keys)
-    state, _ = jax.lax.scan(
-        lambda state, _: (attack.step(logits_fn, state, threat=threat), None),
-        state,
-        length=attack.num_evaluations if num_steps is None else num_steps,
-    )
-    return attack.finish(logits_fn, state)
-
-
-def restarted(attack: Any, num_restarts: int) -> Any:
-    """Return the attack repeated, the shared body of every function form."""
-    from jaxrobust.attacks.wrappers import Restarts
-
-    return attack if num_restarts == 1 else Restarts(attack, num_restarts)
 
 
 def any_tracer(leaves) -> bool:

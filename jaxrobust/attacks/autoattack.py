@@ -5,8 +5,7 @@ from typing import Any
 
 from jaxrobust import losses
 from jaxrobust._core import pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Attack
 from jaxrobust.attacks.apgd import APGD
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.fab import FAB
@@ -14,14 +13,14 @@ from jaxrobust.attacks.square import Square, layout
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.attacks.wrappers import Restarts, WorstOf
 from jaxrobust.threats import L2
-from jaxrobust.types import Array, LogitsFn, Threat
+from jaxrobust.types import Array, Loss, Threat
 
 VERSIONS = ("standard", "plus", "rand")
 
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
-class AutoAttack:
+class AutoAttack(Attack):
     """The attacks of AutoAttack, one after the other; made by `autoattack`.
 
     Croce & Hein 2020, arXiv:2003.01690.
@@ -34,16 +33,14 @@ class AutoAttack:
       ValueError: If there is no such version or axis.
 
     Example:
-      >>> print(AutoAttack().cost)
+      >>> print(AutoAttack().total_cost())
       Cost(gradients=1910, forwards=5924)
     """
 
-    version: str = dataclasses.field(default="standard", metadata={"static": True})
-    channel_axis: layout.ChannelAxis = dataclasses.field(
-        default="auto", metadata={"static": True}
-    )
+    papers = ("croce2020autoattack",)
 
-    __repr__ = concise
+    version: str = pytree.static("standard")
+    channel_axis: layout.ChannelAxis = pytree.static("auto")
 
     def __post_init__(self):
         if self.version not in VERSIONS:
@@ -104,24 +101,13 @@ class AutoAttack:
         )
 
     @property
-    def cost(self) -> Cost | None:
-        """Evaluations for each example that nothing breaks; None where unknown."""
-        return self._worst_of(L2(0.0)).cost
+    def goal(self) -> Loss:
+        """The loss by which results are compared: any wrong class counts."""
+        return losses.margin
 
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`.
-
-        Every part runs on every example; `jr.evaluate` leaves out what is broken.
-        """
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+    def total_cost(self, num_classes: int = 10) -> Cost | None:
+        """Return the evaluations for each example that nothing breaks."""
+        return self._worst_of(L2(0.0)).total_cost(num_classes)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""

@@ -20,3 +20,6 @@ class Cost(NamedTuple):
 
     def __add__(self, other: "Cost") -> "Cost":  # type: ignore[override]
         return Cost(self.gradients + other.gradients, self.forwards + other.forwards)
+
+    def __mul__(self, count: int) -> "Cost":  # type: ignore[override]
+        return Cost(count * self.gradients, count * self.forwards)

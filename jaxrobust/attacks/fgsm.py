@@ -7,16 +7,15 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Attack
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import PGD
-from jaxrobust.types import Array, LogitsFn, Loss, Threat
+from jaxrobust.types import Array, Loss, Threat
 
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class FGSM:
+class FGSM(Attack):
     """One steepest step to the edge of the ball: x + eps sign(grad loss) for `Linf`.
 
     Goodfellow et al. 2015, arXiv:1412.6572. For `L2` and `L1` the same principle: the
@@ -41,14 +40,12 @@ class FGSM:
       [[0.25 0.75]]
     """
 
+    papers = ("goodfellow2015",)
+
     step_size: ArrayLike | None = None
     rel_step_size: ArrayLike | None = None
-    loss: Loss = dataclasses.field(
-        default=losses.cross_entropy, metadata={"static": True}
-    )
-    random_start: bool = dataclasses.field(default=False, metadata={"static": True})
-
-    __repr__ = concise
+    loss: Loss = pytree.static(losses.cross_entropy)
+    random_start: bool = pytree.static(False)
 
     def __post_init__(self):
         _ = self.as_pgd  # PGD checks the settings
@@ -72,64 +69,28 @@ class FGSM:
         return losses.takes(self.loss)
 
     @property
+    def goal(self) -> Loss:
+        """The loss that the step ascends."""
+        return self.loss
+
+    def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
+        """Return the loss, with what it is given as `y`."""
+        return self.as_pgd.losses_with_y(y, threat)
+
+    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return self.random_start
 
     @property
-    def cost(self) -> Cost:
-        """Gradient and forward evaluations for each example."""
-        return self.as_pgd.cost
+    def instead_of_a_key(self) -> str:
+        """How to do without a key."""
+        return ", or choose random_start=False"
 
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+    def total_cost(self, num_classes: int = 10) -> Cost:
+        """Return the evaluations for each example: one gradient."""
+        return self.as_pgd.total_cost(num_classes)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""
         return self.as_pgd.run(logits_fn, x, y, threat, keys)
-
-
-def fgsm(
-    logits_fn: LogitsFn,
-    x: Array,
-    y: Any,
-    *,
-    threat: Threat,
-    key: Array | None = None,
-    **settings: Any,
-) -> Array:
-    """Attack by one step of the fast gradient sign method; the function form of `FGSM`.
-
-    Goodfellow et al. 2015, arXiv:1412.6572.
-
-    Args:
-      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-      x: Clean inputs `[B, ...]`.
-      y: Labels `[B]`, or what the loss takes.
-      threat: The threat model.
-      key: A typed PRNG key; needed with `random_start=True` only.
-      **settings: The fields of `FGSM`: step_size, rel_step_size, loss, random_start.
-
-    Returns:
-      `x_adv [B, ...]`.
-
-    Raises:
-      ValueError, TypeError: On misuse, with advice.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
-      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
-      >>> print(fgsm(lambda x: x @ weights, x, y, threat=jr.Linf(0.25)))
-      [[0.25 0.75]]
-    """
-    return FGSM(**settings)(logits_fn, x, y, threat=threat, key=key)

@@ -1,8 +1,8 @@
 """Projected gradient descent, the attack that training and evaluation are built on.
 
-The attack is a state machine over examples: `init`, `step`, `finish`. Every leaf of
+The attack is a state machine over examples: `init`, `step`, `outcome`. Every leaf of
 its state has the batch axis first, the step counter included, so that a caller may replace
-a finished example by a waiting one. `run` scans `step`.
+a finished example by a waiting one.
 """
 
 import dataclasses
@@ -15,11 +15,10 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, predictions, pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Stepped
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.surrogates.expectation import Expectation
-from jaxrobust.types import Array, LogitsFn, Loss, Threat
+from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 
 class State(NamedTuple):
@@ -37,7 +36,7 @@ class State(NamedTuple):
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class PGD:
+class PGD(Stepped):
     """Projected gradient ascent from a random start: x <- project(x + steepest(grad)).
 
     Madry et al. 2018, arXiv:1706.06083. With `momentum`: MI-FGSM, Dong et al. 2018,
@@ -76,32 +75,21 @@ class PGD:
       [[0.25 0.75]]
     """
 
-    num_steps: int = dataclasses.field(default=20, metadata={"static": True})
+    papers = ("madry2018",)
+
+    num_steps: int = pytree.static(20)
     step_size: ArrayLike | None = None
     rel_step_size: ArrayLike | None = None
-    loss: Loss = dataclasses.field(
-        default=losses.cross_entropy, metadata={"static": True}
-    )
-    random_start: bool = dataclasses.field(default=True, metadata={"static": True})
-    keep_best: bool = dataclasses.field(default=True, metadata={"static": True})
+    loss: Loss = pytree.static(losses.cross_entropy)
+    random_start: bool = pytree.static(True)
+    keep_best: bool = pytree.static(True)
     momentum: ArrayLike | None = None
-    optimizer: optax.GradientTransformation | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
-    schedule: optax.Schedule | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
-
-    __repr__ = concise
+    optimizer: optax.GradientTransformation | None = pytree.static(None)
+    schedule: optax.Schedule | None = pytree.static(None)
 
     def __post_init__(self):
         checks.check_loss(self.loss)
         _check(self)
-
-    @property
-    def takes(self) -> str:
-        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
-        return losses.takes(self.loss)
 
     @property
     def needs_key(self) -> bool:
@@ -109,55 +97,43 @@ class PGD:
         return self.random_start
 
     @property
-    def cost(self) -> Cost:
-        """Gradient and forward evaluations for each example."""
-        return Cost(gradients=self.num_steps, forwards=int(self.keep_best))
+    def instead_of_a_key(self) -> str:
+        """How to do without a key."""
+        return ", or choose random_start=False"
 
     @property
-    def num_evaluations(self) -> int:
-        """Number of calls of `step` after which `best` includes the last iterate."""
-        return self.num_steps + 1
+    def machine(self) -> "PGD | None":
+        """The attack itself, if its best point counts: it may end there."""
+        return self if self.keep_best else None
 
-    def step_cost(self, num_classes: int) -> Cost:
-        """Evaluations of one call of `step`."""
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the point that is returned has been: the best has, the last has not."""
+        return self.keep_best
+
+    @property
+    def num_calls(self) -> int:
+        """The steps, and one more that evaluates where the last of them leads."""
+        return self.num_steps + self.keep_best
+
+    def cost(self, num_classes: int) -> Cost:
+        """Return the evaluations of one call of `step`."""
         del num_classes
         return Cost(gradients=1, forwards=0)
 
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]` inside `threat` around `x`.
+    def total_cost(self, num_classes: int = 10) -> Cost:
+        """Return the evaluations of `run`: the last one needs no gradient."""
+        del num_classes
+        return Cost(gradients=self.num_steps, forwards=int(self.keep_best))
 
-        Args:
-          logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-          x: Clean inputs `[B, ...]`, floating point, inside the bounds of the threat.
-          y: What the loss takes, labels `[B]` by default.
-          threat: `Linf`, `L2`, `L1` or any value with their methods.
-          key: A typed PRNG key, or one for each example `[B]`.
-
-        Returns:
-          `[B, ...]`; no gradient flows through it.
-
-        Raises:
-          ValueError, TypeError: On misuse, with advice.
-        """
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
-
-    def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks: the loop over `step`."""
-        return _call.run(self, logits_fn, x, y, threat, keys, self.num_steps)
-
-    def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
+    def init(
+        self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
+    ) -> State:
         """Return the state at the starting point; evaluates nothing."""
         x_adv = x
-        if self.random_start:
-            assert keys is not None  # __call__ has said so
+        if start is not None:
+            x_adv = threat.project(start, x)
+        elif self.random_start:
             x_adv = threat.sample(keys, x)
         zero = batching.zeros(x)
         return State(
@@ -197,13 +173,25 @@ class PGD:
             step=state.step + 1,
         )
 
-    def finish(self, logits_fn: LogitsFn, state: State) -> Array:
-        """Return the adversarial examples of the state."""
-        if not self.keep_best:
-            return state.x_adv
-        logits = predictions.wide(logits_fn(state.x_adv))
-        success = losses.is_success(self.loss, logits, state.y)
-        return keep_best(state, self.loss(logits, state.y), success).best
+    def outcome(self, state: Any, *, threat: Threat) -> Outcome:
+        """Return the best iterate, or with `keep_best=False` the last one."""
+        found = best_of(state, state.step >= self.num_calls, threat)
+        return found if self.keep_best else found._replace(x_adv=state.x_adv)
+
+    def iterate(self, state: Any, *, threat: Threat) -> Array:
+        """Return the current iterate."""
+        del threat
+        return state.x_adv
+
+    def run(self, logits_fn: LogitsFn, x: Array, y: Any, threat: Threat, keys) -> Array:
+        """Return `x_adv` without checks; the last iterate is evaluated without gradient."""
+        state = self.init(x, y, threat=threat, keys=keys)
+        state = self.scan(logits_fn, state, threat, self.num_steps)
+        if self.keep_best:
+            logits = predictions.wide(logits_fn(state.x_adv))
+            success = losses.is_success(self.loss, logits, state.y)
+            state = keep_best(state, self.loss(logits, state.y), success)
+        return self.outcome(state, threat=threat).x_adv
 
     @property
     def _rule(self) -> optax.GradientTransformation:
@@ -234,48 +222,6 @@ class PGD:
 
     def _decay(self, step: Array) -> Array:
         return 0.01 ** (step / self.num_steps)
-
-
-def pgd(
-    logits_fn: LogitsFn,
-    x: Array,
-    y: Any,
-    *,
-    threat: Threat,
-    key: Array | None = None,
-    num_restarts: int = 1,
-    **settings: Any,
-) -> Array:
-    """Attack by projected gradient ascent; the function form of `PGD` and `Restarts`.
-
-    Madry et al. 2018, arXiv:1706.06083.
-
-    Args:
-      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-      x: Clean inputs `[B, ...]`.
-      y: Labels `[B]`, or what the loss takes.
-      threat: The threat model.
-      key: A typed PRNG key; needed unless `random_start=False`.
-      num_restarts: Independent starts, of which the best result is kept.
-      **settings: The fields of `PGD`: num_steps, step_size, rel_step_size, loss, ...
-
-    Returns:
-      `x_adv [B, ...]`.
-
-    Raises:
-      ValueError, TypeError: On misuse, with advice.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
-      >>> x_adv = pgd(lambda x: x @ weights, jnp.full((1, 2), 0.5), jnp.array([0]),
-      ...             threat=jr.Linf(0.25), num_steps=10, step_size=0.1,
-      ...             key=jax.random.key(0))
-      >>> print(x_adv)
-      [[0.25 0.75]]
-    """
-    attack = _call.restarted(PGD(**settings), num_restarts)
-    return attack(logits_fn, x, y, threat=threat, key=key)
 
 
 class Ascent(NamedTuple):
@@ -342,6 +288,18 @@ def keep_best(state: Any, loss: Array, success: Array) -> Any:
         best=batching.where(better, state.x_adv, state.best),
         best_loss=jnp.where(better, loss, state.best_loss),
         best_success=jnp.where(better, success, state.best_success),
+    )
+
+
+def best_of(state: Any, is_over: Array, threat: Threat) -> Outcome:
+    """Return the outcome of a state that keeps the best of its iterates."""
+    distance = threat.distance(state.best, state.x)
+    return Outcome(
+        x_adv=state.best,
+        is_broken=state.best_success,
+        score=state.best_loss,
+        is_over=is_over,
+        distance=jnp.where(state.best_success, distance, jnp.inf),
     )
 
 

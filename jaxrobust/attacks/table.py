@@ -1,26 +1,23 @@
 """The table of attacks: what each needs and costs, read from the attacks themselves."""
 
-import dataclasses
-import inspect
-import re
-from typing import Any
-
-from jaxrobust.attacks.apgd import APGD
-from jaxrobust.attacks.autoattack import AutoAttack, autoattack
-from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.fab import FAB
+from jaxrobust._core.citations import arxiv
+from jaxrobust.attacks._base import Attack
+from jaxrobust.attacks.apgd.apgd import APGD
+from jaxrobust.attacks.autoattack import autoattack
+from jaxrobust.attacks.fab.fab import FAB
 from jaxrobust.attacks.fgsm import FGSM
 from jaxrobust.attacks.pgd import PGD
-from jaxrobust.attacks.spsa import SPSA
-from jaxrobust.attacks.square import Square
+from jaxrobust.attacks.spsa.spsa import SPSA
+from jaxrobust.attacks.square.square import Square
 from jaxrobust.attacks.targets import Targets
 from jaxrobust.losses import dlr_targeted
+from jaxrobust.threats import L2
 
 _COLUMNS = (
     "attack",
     "norms",
-    "targeted",
-    "gradients",
+    "takes",
+    "access",
     "random",
     "gradient evaluations",
     "forwards",
@@ -63,36 +60,19 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
-def _row(attack: Any) -> dict[str, str]:
-    cost = attack.cost
-    if cost is None:  # untargeted FAB: its cost grows with the number of classes
-        cost = Cost(*(n * attack.num_evaluations for n in attack.step_cost(10)))
-    inner = attack.attack if isinstance(attack, Targets) else attack
+def _row(attack: Attack) -> dict[str, str]:
+    cost, machine = attack.total_cost(), attack.machine
+    assert cost is not None
+    parts = [part for part, _ in attack.parts(None, L2(0.0))]
+    papers = (parts[0] if len(parts) == 1 else attack).papers
     return {
-        "attack": "autoattack()" if isinstance(attack, AutoAttack) else repr(attack),
+        "attack": repr(attack).replace("AutoAttack", "autoattack"),
         # Threats are values of their own: an attack takes each of them.
         "norms": "l_inf, l_2, l_1",
-        "targeted": _targeted(attack),
-        "gradients": "yes" if cost.gradients else "no",
+        "takes": attack.takes,
+        "access": "all of these" if machine is None else machine.access,
         "random": "yes" if attack.needs_key else "no",
         "gradient evaluations": f"{cost.gradients:,}",
         "forwards": f"{cost.forwards:,}",
-        "paper": _paper(type(inner)),
+        "paper": arxiv(papers[0]),
     }
-
-
-def _targeted(attack: Any) -> str:
-    if isinstance(attack, AutoAttack):
-        return "any wrong class"
-    if isinstance(attack, Targets):
-        return "the likeliest wrong classes"
-    if isinstance(attack, FAB):
-        return "`targeted=True`"
-    names = {field.name for field in dataclasses.fields(attack)}
-    return "`loss=targeted(...)`" if "loss" in names else "no"
-
-
-def _paper(kind: type) -> str:
-    text = inspect.getdoc(autoattack if kind is AutoAttack else kind) or ""
-    found = re.search(r"arXiv:\d{4}\.\d{4,5}", text)
-    return found[0] if found else ""

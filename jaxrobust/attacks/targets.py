@@ -8,16 +8,15 @@ import jax.numpy as jnp
 
 from jaxrobust import losses
 from jaxrobust._core import batching, predictions, pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call, _items
+from jaxrobust.attacks._base import Attack, Stepped, as_attack
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.wrappers import better_of, nothing_yet
-from jaxrobust.types import Array, LogitsFn, Loss, Threat
+from jaxrobust.types import Array, Guided, Loss, Threat
 
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
-class Targets:
+class Targets(Attack):
     """Runs a targeted attack against the most likely wrong classes and keeps the best.
 
     Gowal et al. 2019, arXiv:1910.09338; the APGD-T of AutoAttack, arXiv:2003.01690, is
@@ -42,10 +41,10 @@ class Targets:
       [0.25]
     """
 
-    attack: Any
-    num_targets: int = dataclasses.field(default=9, metadata={"static": True})
+    papers = ("croce2020autoattack",)
 
-    __repr__ = concise
+    attack: Any
+    num_targets: int = pytree.static(9)
 
     def __post_init__(self):
         if not isinstance(self.num_targets, int) or self.num_targets < 1:
@@ -53,14 +52,14 @@ class Targets:
                 f"Targets(num_targets={self.num_targets!r}): a whole number of at least "
                 "1 is needed."
             )
-        if _items.takes(self.attack) not in (losses.PAIR, losses.ANYTHING):
+        # The dataclass is frozen; this only adopts a plain function.
+        object.__setattr__(self, "attack", as_attack(self.attack))
+        if self.attack.takes not in (losses.PAIR, losses.ANYTHING):
             raise TypeError(
-                f"Targets({self.attack!r}): the attack takes {_items.takes(self.attack)}; "
+                f"Targets({self.attack!r}): the attack takes {self.attack.takes}; "
                 "one that takes pairs (labels, targets) is needed, such as "
                 "jr.APGD(loss=jr.losses.dlr_targeted) or jr.FAB(targeted=True)."
             )
-        # The dataclass is frozen; this only makes a plain function acceptable to jit.
-        object.__setattr__(self, "attack", batching.as_pytree(self.attack))
 
     @property
     def takes(self) -> str:
@@ -75,34 +74,23 @@ class Targets:
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
         """Return the attack, with what it is given as `y`."""
         del threat
-        return ((self.attack, (y, y)),)
+        return ((self.attack, Guided(y, y)),)
 
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
-        return _items.needs_key(self.attack)
+        return self.attack.needs_key
 
     @property
-    def cost(self) -> Cost | None:
-        """Evaluations for each example if there are enough classes; None if unknown."""
-        cost = getattr(self.attack, "cost", None)
-        if cost is None:
-            return None
-        # A forward pass for each result, and one for the clean logits.
-        runs = Cost(*(self.num_targets * n for n in cost + Cost(0, 1)))
-        return runs + Cost(0, 1)
+    def machine(self) -> Stepped | None:
+        """The attack whose steps are taken."""
+        return self.attack.machine
 
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Array,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; `y` are labels `[B]`."""
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+    def total_cost(self, num_classes: int = 10) -> Cost | None:
+        """Return the evaluations of all runs, a forward pass each, one on the clean `x`."""
+        cost = self.attack.total_cost(num_classes)
+        num_runs = min(self.num_targets, num_classes - 1)
+        return None if cost is None else (cost + Cost(0, 1)) * num_runs + Cost(0, 1)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""
@@ -110,25 +98,25 @@ class Targets:
 
         def against(t: Array, best: tuple[Array, Array, Array]):
             keys_t = None if keys is None else batching.fold_in(keys, t)
-            x_adv = self.attack(
-                logits_fn, x, (y, targets[:, t]), threat=threat, key=keys_t
-            )
+            guided = Guided(y, targets[:, t])
+            x_adv = self.attack.run(logits_fn, x, guided, threat, keys_t)
             return better_of(losses.margin, logits_fn, y, best, x_adv)
 
         return jax.lax.fori_loop(0, targets.shape[1], against, nothing_yet(x))[0]
 
     def num_items(self, num_classes: int) -> int:
-        """Return the number of runs, see `jaxrobust.attacks._items`."""
-        inner = _items.num_items(self.attack, num_classes)
+        """Return the number of targets times the runs against each."""
+        inner = self.attack.num_items(num_classes)
         return min(self.num_targets, num_classes - 1) * inner
 
     def init_item(self, x, y, logits, item, *, threat, keys) -> Any:
         """Return the state at the start of each example's item; evaluates nothing."""
-        t, rest = _items.split(self, item, logits.shape[-1])
+        t, rest = jnp.divmod(item, self.attack.num_items(logits.shape[-1]))
         target = jnp.take_along_axis(self._targets(logits, y), t[:, None], axis=1)
         keys_t = None if keys is None else batching.fold_in(keys, t)
-        return _items.init_item(
-            self.attack, x, (y, target[:, 0]), logits, rest, threat=threat, keys=keys_t
+        guided = Guided(y, target[:, 0])
+        return self.attack.init_item(
+            x, guided, logits, rest, threat=threat, keys=keys_t
         )
 
     def _targets(self, logits: Array, y: Array) -> Array:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from jaxrobust import losses
 from jaxrobust._core import batching, predictions, pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call, _items
+from jaxrobust.attacks._base import MIXED, Attack, Function, Stepped, as_attack
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import is_better
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
@@ -17,7 +16,7 @@ from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
-class Restarts:
+class Restarts(Attack):
     """Runs a randomised attack several times and keeps each example's best result.
 
     Madry et al. 2018, arXiv:1706.06083, section 5. A success beats a failure, then the
@@ -33,15 +32,13 @@ class Restarts:
 
     Example:
       >>> import jaxrobust as jr
-      >>> print(Restarts(jr.PGD(num_steps=40), 10).cost)
+      >>> print(Restarts(jr.PGD(num_steps=40), 10).total_cost())
       Cost(gradients=400, forwards=20)
     """
 
     attack: Any
-    num_restarts: int = dataclasses.field(metadata={"static": True})
-    loss: Loss | None = dataclasses.field(default=None, metadata={"static": True})
-
-    __repr__ = concise
+    num_restarts: int = pytree.static()
+    loss: Loss | None = pytree.static(None)
 
     def __post_init__(self):
         if not isinstance(self.num_restarts, int) or self.num_restarts < 1:
@@ -49,31 +46,31 @@ class Restarts:
                 f"Restarts(num_restarts={self.num_restarts!r}): a whole number of at "
                 "least 1 is needed."
             )
-        is_known = hasattr(self.attack, "needs_key")
+        # The dataclass is frozen; this only adopts a plain function.
+        object.__setattr__(self, "attack", as_attack(self.attack))
+        is_known = not isinstance(self.attack, Function)
         if is_known and not self.attack.needs_key and self.num_restarts > 1:
             raise ValueError(
                 f"Restarts({self.attack!r}, {self.num_restarts}): the attack is "
                 "deterministic, so each restart would repeat the first; set "
                 "random_start=True."
             )
-        # The dataclass is frozen; this only makes a plain function acceptable to jit.
-        object.__setattr__(self, "attack", batching.as_pytree(self.attack))
 
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         # Without one each restart would repeat the first.
-        return self.num_restarts > 1 or _items.needs_key(self.attack)
+        return self.num_restarts > 1 or self.attack.needs_key
 
     @property
     def takes(self) -> str:
         """What `y` is: what the attack takes."""
-        return _items.takes(self.attack)
+        return self.attack.takes
 
     @property
     def goal(self) -> Loss:
         """The loss by which results are compared."""
-        return self.loss or _items.goal(self.attack)
+        return self.loss or self.attack.goal
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
         """Return the attack, with what it is given as `y`."""
@@ -81,51 +78,39 @@ class Restarts:
         return ((self.attack, y),)
 
     @property
-    def cost(self) -> Cost | None:
-        """Gradient and forward evaluations for each example; None where unknown."""
-        cost = getattr(self.attack, "cost", None)
-        if cost is None:
-            return None
-        return Cost(*(self.num_restarts * n for n in cost + Cost(0, 1)))
+    def machine(self) -> Stepped | None:
+        """The attack whose steps are taken."""
+        return self.attack.machine
 
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
+    def total_cost(self, num_classes: int = 10) -> Cost | None:
+        """Return the evaluations of all restarts, and a forward pass for each result."""
+        cost = self.attack.total_cost(num_classes)
+        return None if cost is None else (cost + Cost(0, 1)) * self.num_restarts
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""
 
         def restart(r: Array, best: tuple[Array, Array, Array]):
             keys_r = None if keys is None else batching.fold_in(keys, r)
-            x_adv = self.attack(logits_fn, x, y, threat=threat, key=keys_r)
+            x_adv = self.attack.run(logits_fn, x, y, threat, keys_r)
             return better_of(self.goal, logits_fn, y, best, x_adv)
 
         return jax.lax.fori_loop(0, self.num_restarts, restart, nothing_yet(x))[0]
 
     def num_items(self, num_classes: int) -> int:
-        """Return the number of runs, see `jaxrobust.attacks._items`."""
-        return self.num_restarts * _items.num_items(self.attack, num_classes)
+        """Return the number of restarts times the runs of each."""
+        return self.num_restarts * self.attack.num_items(num_classes)
 
     def init_item(self, x, y, logits, item, *, threat, keys) -> Any:
         """Return the state at the start of each example's item; evaluates nothing."""
-        r, rest = _items.split(self, item, logits.shape[-1])
+        r, rest = jnp.divmod(item, self.attack.num_items(logits.shape[-1]))
         keys_r = None if keys is None else batching.fold_in(keys, r)
-        return _items.init_item(
-            self.attack, x, y, logits, rest, threat=threat, keys=keys_r
-        )
+        return self.attack.init_item(x, y, logits, rest, threat=threat, keys=keys_r)
 
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
-class WorstOf:
+class WorstOf(Attack):
     """Runs several attacks and keeps each example's worst case.
 
     Croce & Hein 2020, arXiv:2003.01690: robustness is robustness to all of them. Attack
@@ -141,14 +126,12 @@ class WorstOf:
 
     Example:
       >>> import jaxrobust as jr
-      >>> print(WorstOf((jr.FGSM(), jr.PGD(num_steps=40))).cost)
+      >>> print(WorstOf((jr.FGSM(), jr.PGD(num_steps=40))).total_cost())
       Cost(gradients=41, forwards=3)
     """
 
     attacks: tuple[Any, ...]
-    loss: Loss | None = dataclasses.field(default=None, metadata={"static": True})
-
-    __repr__ = concise
+    loss: Loss | None = pytree.static(None)
 
     def __post_init__(self):
         if not isinstance(self.attacks, tuple | list) or not self.attacks:
@@ -156,21 +139,18 @@ class WorstOf:
                 "WorstOf needs a tuple of at least one attack, e.g. "
                 "WorstOf((FGSM(), PGD()))."
             )
-        object.__setattr__(
-            self, "attacks", tuple(map(batching.as_pytree, self.attacks))
-        )
+        object.__setattr__(self, "attacks", tuple(map(as_attack, self.attacks)))
 
     @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
-        return any(map(_items.needs_key, self.attacks))
+        return any(attack.needs_key for attack in self.attacks)
 
     @property
     def takes(self) -> str:
         """What `y` is: what all parts take that say it."""
-        kinds = {_items.takes(attack) for attack in self.attacks}
-        kinds.discard(losses.ANYTHING)
-        return _items.MIXED if len(kinds) > 1 else next(iter(kinds), losses.ANYTHING)
+        kinds = {attack.takes for attack in self.attacks} - {losses.ANYTHING}
+        return MIXED if len(kinds) > 1 else next(iter(kinds), losses.ANYTHING)
 
     @property
     def goal(self) -> Loss:
@@ -180,7 +160,7 @@ class WorstOf:
         kinds = {losses.LABELS: losses.margin, losses.ANYTHING: losses.margin}
         kinds |= {losses.TARGETS: losses.targeted(losses.margin)}
         kinds |= {losses.PAIR: losses.margin_of_pair}
-        own = [loss for loss in map(_items.loss_of, self.attacks) if loss is not None]
+        own = [attack.goal for attack in self.attacks if attack.takes == self.takes]
         return kinds.get(self.takes) or own[0]
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
@@ -188,40 +168,23 @@ class WorstOf:
         del threat
         return tuple((attack, y) for attack in self.attacks)
 
-    @property
-    def cost(self) -> Cost | None:
-        """Gradient and forward evaluations for each example; None where unknown."""
-        total = Cost(0, 0)
-        for attack in self.attacks:
-            cost = getattr(attack, "cost", None)
-            if cost is None:
-                return None
-            total += cost + Cost(0, 1)
-        return total
+    def total_cost(self, num_classes: int = 10) -> Cost | None:
+        """Return the evaluations of all parts, and a forward pass for each result."""
+        costs = [attack.total_cost(num_classes) for attack in self.attacks]
+        known = [cost + Cost(0, 1) for cost in costs if cost is not None]
+        return sum(known, Cost(0, 0)) if len(known) == len(costs) else None
 
     def stages(self, *, threat: Threat) -> tuple[tuple[str, Any], ...]:
         """Return name and attack of each part, for an evaluation that stops early."""
         del threat
         return tuple((repr(attack), attack) for attack in self.attacks)
 
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
-
     def run(self, logits_fn, x, y, threat, keys) -> Array:
         """Return `x_adv` without checks."""
         best = nothing_yet(x)
         for k, attack in enumerate(self.attacks):
             keys_k = None if keys is None else batching.fold_in(keys, k)
-            x_adv = attack(logits_fn, x, y, threat=threat, key=keys_k)
+            x_adv = attack.run(logits_fn, x, y, threat, keys_k)
             best = better_of(self.goal, logits_fn, y, best, x_adv)
         return best[0]
 

@@ -52,7 +52,7 @@ def pad_crop_flip(
             "pad_crop_flip got a key as its images: exchange the arguments, "
             "pad_crop_flip(key, x)."
         )
-    typed = checks.check_key(None, key)
+    typed = checks.check_key(key)
     if typed is None:
         raise TypeError("pad_crop_flip got no key: pass jax.random.key(seed).")
     x = jnp.asarray(x)

@@ -19,8 +19,8 @@ from jaxrobust._core import (
     threat_rows,
 )
 from jaxrobust._core.placing import Placing
-from jaxrobust.attacks import _items
-from jaxrobust.attacks._call import any_tracer, as_pytree
+from jaxrobust.attacks._base import as_attack
+from jaxrobust.attacks._call import any_tracer, as_pytree, check_key
 from jaxrobust.evaluation import _audit
 from jaxrobust.evaluation._papers import papers
 from jaxrobust.evaluation.queue import _forward, _random, _stages
@@ -113,8 +113,8 @@ def evaluate(
     if any_tracer([x, y]):
         raise checks.traced_error("evaluate")
     x, y = _collect(x, y)
-    checks.check_attack(attack)
-    key = checks.check_key(attack, key)
+    attack = as_attack(attack)
+    key = check_key(attack, key)
     threat = threat_rows.as_threat(threat)
     _check_examples(x, y, groups=groups, among=among)
     x, y = checks.check_inputs(x, y, threat, losses.LABELS, xp=np)
@@ -130,7 +130,6 @@ def evaluate(
     if batch_size is None:
         batch_size = default_batch_size(x.shape[0], placing.num_devices)
     size = _check_batch_size(batch_size, placing.num_devices)
-    attack = batching.as_pytree(attack)
     target = None if target is None else jax.tree.map(np.asarray, target)
     is_random = _random.is_random(logits_fn)
     is_split = stop_early or is_random
@@ -179,7 +178,7 @@ def evaluate(
         target=target if is_classes else None,
         num_classes=problem.logits.shape[1],
         attacks=tuple(stage.name for stage in stages),
-        papers=papers(tuple(stage.attack for stage in stages), threat),
+        papers=papers(attack, threat),
         broken_by=found.broken_by,
         broken_alone=shares if individually else None,
         share_after=shares if is_random and len(stages) > 1 else None,
@@ -237,7 +236,7 @@ def _check_target(stages: list, y: np.ndarray, target: Any, among: Any) -> None:
     for stage in stages:
         if stage.y is not target:
             continue
-        kind = _items.takes(stage.attack)
+        kind = stage.attack.takes
         label_checks.check(target, len(y), kind)
         classes = {losses.TARGETS: target, losses.PAIR: target[1]}.get(kind)
         if classes is None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from jaxrobust._core.citations import bibtex
 from jaxrobust.evaluation import _text
-from jaxrobust.evaluation._papers import bibtex
 from jaxrobust.evaluation.intervals import wilson
 
 _ARRAYS = (

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from jaxrobust import losses
 from jaxrobust._core import batching
+from jaxrobust.attacks._base import Stepped, as_attack
 from jaxrobust.plotting.style import COLORS, one_axes
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
@@ -50,21 +51,24 @@ def iterates(
        [0.25 0.75]
        [0.   1.  ]]
     """
-    if not all(hasattr(attack, name) for name in ("num_steps", "init", "step")):
+    machine = as_attack(attack)
+    if not isinstance(machine, Stepped):
         raise TypeError(
-            f"{attack!r} does not show its steps; an attack with num_steps, init and "
-            "step is needed, such as jr.PGD."
+            f"{attack!r} does not show its steps: an attack that is a state machine is "
+            "needed, such as jr.PGD."
         )
     x, y = jnp.asarray(x), jax.tree.map(jnp.asarray, y)
     keys = None if key is None else batching.per_example_keys(key, len(x))
-    state = attack.init(x, y, threat=threat, keys=keys)
+    state = machine.init(x, y, threat=threat, keys=keys)
 
     def step(state: Any, _: None) -> tuple[Any, Array]:
-        state = attack.step(logits_fn, state, threat=threat)
-        return state, state.x_adv
+        state = machine.step(logits_fn, state, threat=threat)
+        return state, machine.iterate(state, threat=threat)
 
-    _, path = jax.lax.scan(step, state, length=attack.num_steps)
-    return jnp.concatenate([state.x_adv[None], path])
+    # The last call of an ascent evaluates where the others have led.
+    is_ascent = machine.access == "gradients" and machine.is_evaluated
+    _, path = jax.lax.scan(step, state, length=machine.num_calls - is_ascent)
+    return jnp.concatenate([machine.iterate(state, threat=threat)[None], path])
 
 
 def loss_surface(

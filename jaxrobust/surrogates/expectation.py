@@ -47,12 +47,10 @@ class Expectation:
 
     model_fn: Callable
     key: Array
-    num_samples: int = dataclasses.field(default=16, metadata={"static": True})
-    average: str = dataclasses.field(default="probs", metadata={"static": True})
-    fixed: bool = dataclasses.field(default=False, metadata={"static": True})
-    num_deployed: int | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
+    num_samples: int = pytree.static(16)
+    average: str = pytree.static("probs")
+    fixed: bool = pytree.static(False)
+    num_deployed: int | None = pytree.static(None)
 
     __repr__ = concise
 

@@ -256,7 +256,7 @@ def _difference(x_adv: jax.Array, x: jax.Array) -> jax.Array:
     return batching.flatten(x_adv.astype(wide) - x.astype(wide))
 
 
-def room(threat: Linf | L2 | L1, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def room(threat: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return how far each coordinate may move down and up before bounds or mask."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     low = high = jnp.full_like(x, jnp.inf)
@@ -294,7 +294,7 @@ def apply_mask(threat: Any, x_adv: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(_is_free(threat, x), x_adv, x)
 
 
-def into_bounds(threat: Linf | L2 | L1, x_adv: jax.Array, x: jax.Array) -> jax.Array:
+def into_bounds(threat: Any, x_adv: jax.Array, x: jax.Array) -> jax.Array:
     """Return the point nearest to `x_adv` that bounds and mask allow, at any distance."""
     if threat.bounds is not None:
         x_adv = jnp.clip(x_adv, *bounds_like(threat, x))

@@ -51,7 +51,7 @@ def nearest_l1(w: jax.Array, gain: jax.Array, low: jax.Array, high: jax.Array):
 
 def geometry_of(threat: Any) -> tuple[Callable[..., Array], float]:
     """Return the projection onto a hyperplane and the order of the dual norm."""
-    order = getattr(threat, "order", None)
+    order = threat.order
     for known, nearest, dual_order in (
         (jnp.inf, nearest_linf, 1),
         (2, nearest_l2, 2),

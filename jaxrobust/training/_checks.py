@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxrobust._core import checks as _host_checks
-from jaxrobust.attacks import _items
+from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
 from jaxrobust.training import objectives
 
 
@@ -22,7 +22,7 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
         )
     factories = (objectives.standard, objectives.adversarial)
     is_factory = any(objective is factory for factory in factories)
-    if is_factory or not callable(objective) or hasattr(objective, "needs_key"):
+    if is_factory or not callable(objective) or isinstance(objective, Attack):
         raise TypeError(
             f"objective={objective!r} is no objective: pass jr.training.standard() or "
             "jr.training.adversarial(attack, threat)."
@@ -62,7 +62,7 @@ def check_options(
             f"checkpoint_every is {checkpoint_every}; give a number of steps, at least "
             "1, or None for one epoch."
         )
-    typed = _host_checks.check_key(None, key)
+    typed = _host_checks.check_key(key)
     if typed is None or typed.shape:
         raise TypeError(f"key={key!r} is not one PRNG key: pass jax.random.key(seed).")
     return typed
@@ -84,8 +84,7 @@ def check_validation(validation: Any, attack: Any, threat: Any) -> None:
             "validation=(x_val, y_val) and threat=..., or no validation_attack."
         )
     if attack is not None:
-        _host_checks.check_attack(attack)
-        _items.check_takes_labels(attack, "validation_attack")
+        check_takes_labels(as_attack(attack), "validation_attack")
 
 
 def check_steps(done: int, num_steps: int) -> None:

@@ -14,7 +14,7 @@ import optax
 from jaxrobust import losses
 from jaxrobust._core import checks, predictions, pytree, threat_rows
 from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _items
+from jaxrobust.attacks._base import as_attack, check_takes_labels
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -23,9 +23,7 @@ from jaxrobust.types import Array, LogitsFn, Loss, Threat
 class Standard:
     """The empirical risk (1/n) sum loss(f(x_i), y_i); made by `standard`."""
 
-    loss: Loss = dataclasses.field(
-        default=losses.cross_entropy, metadata={"static": True}
-    )
+    loss: Loss = pytree.static(losses.cross_entropy)
 
     __repr__ = concise
 
@@ -54,12 +52,8 @@ class Adversarial:
 
     attack: Any
     threat: Any
-    loss: Loss = dataclasses.field(
-        default=losses.cross_entropy, metadata={"static": True}
-    )
-    eps_schedule: optax.Schedule | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
+    loss: Loss = pytree.static(losses.cross_entropy)
+    eps_schedule: optax.Schedule | None = pytree.static(None)
 
     __repr__ = concise
 
@@ -142,8 +136,8 @@ def adversarial(
       >>> print(round(float(value), 3))
       1.313
     """
-    checks.check_attack(attack)
-    _items.check_takes_labels(attack, "adversarial(attack)")
+    attack = as_attack(attack)
+    check_takes_labels(attack, "adversarial(attack)")
     checks.check_loss(loss)
     return Adversarial(attack, threat_rows.as_threat(threat), loss, eps_schedule)
 

@@ -59,7 +59,7 @@ def run_steps(attack, model, x, y, start, threat, keys):
         state = attack.step(model, state, threat=threat)
         return state, state
 
-    return jax.lax.scan(body, state, length=attack.num_evaluations)[1]
+    return jax.lax.scan(body, state, length=attack.num_calls)[1]
 
 
 def states(attack, model, x, y, threat, start=None):
@@ -339,11 +339,11 @@ def test_many_classes_in_chunks(monkeypatch):
 
 
 def test_cost():
-    """The targeted form is countable; the other needs the number of classes."""
+    """One gradient a step towards a target, one for each wrong class otherwise."""
     attack = jr.FAB(num_steps=7, targeted=True)
-    assert attack.cost == (7, 7) and attack.step_cost(5) == (1, 1)
-    assert attack.num_evaluations == 7
-    assert jr.FAB().cost is None and jr.FAB().step_cost(5) == (4, 1)
+    assert attack.total_cost() == (7, 7) and attack.cost(5) == (1, 1)
+    assert attack.num_calls == 7
+    assert jr.FAB().total_cost(5) == (400, 100) and jr.FAB().cost(5) == (4, 1)
 
 
 def test_misuse():
@@ -356,7 +356,7 @@ def test_misuse():
         jr.fab(MODEL, X, Y, threat=jr.Linf(0.1), targeted=True)
 
     class Other:
-        eps, bounds, mask = 0.1, None, None
+        eps, bounds, mask, order = 0.1, None, None, None
 
     attack = jr.FAB(num_steps=1)
     with pytest.raises(TypeError, match="use another attack"):

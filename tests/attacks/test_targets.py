@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust.attacks import _items
 from jaxrobust.attacks.pgd import is_better
 
 BATCH, FEATURES = 4, 6
@@ -47,25 +46,22 @@ def test_items_are_the_runs_of_the_wrapper(name):
     """
     attack, model, y = NESTED[name], model_of(5), labels(5)
     keys = jax.random.split(KEY, BATCH)
-    inner = _items.innermost(attack)
-    num_evaluations = getattr(inner, "num_evaluations", 3)  # PGD: its number of steps
+    machine = attack.machine
 
     @jax.jit
     def run_item(item):
         """Every example takes another item: `item + i` for example i."""
-        count = _items.num_items(attack, 5)
+        count = attack.num_items(5)
         item = (item + jnp.arange(BATCH)) % count
-        state = _items.init_item(attack, X, y, model(X), item, threat=THREAT, keys=keys)
-        state = jax.lax.fori_loop(
-            0, num_evaluations, lambda _, s: inner.step(model, s, threat=THREAT), state
-        )
-        x_adv = inner.finish(model, state)
+        state = attack.init_item(X, y, model(X), item, threat=THREAT, keys=keys)
+        state = machine.scan(model, state, THREAT)
+        x_adv = machine.outcome(state, threat=THREAT).x_adv
         logits = model(x_adv)
         return item, x_adv, jr.losses.margin(logits, y), logits.argmax(-1) != y
 
     best_loss, best_success = jnp.full(BATCH, -jnp.inf), jnp.zeros(BATCH, bool)
     seen, points = [], []
-    for k in range(_items.num_items(attack, 5)):
+    for k in range(attack.num_items(5)):
         item, x_adv, loss, success = run_item(k)
         seen.append(item)
         points.append(x_adv)
@@ -92,7 +88,7 @@ def test_item_order():
 
     def init(attack, item):
         item = jnp.full(4, item)
-        state = _items.init_item(attack, x, y, logits, item, threat=THREAT, keys=keys)
+        state = attack.init_item(x, y, logits, item, threat=THREAT, keys=keys)
         assert (state.y[0] == y).all()
         return state.y[1].tolist(), state.x_adv
 
@@ -114,7 +110,7 @@ def test_item_order():
 def test_few_classes(classes):
     """With C classes there are C - 1 targets, and the losses fall back."""
     attack, model, y = jr.Targets(APGD_T), model_of(classes), labels(classes)
-    assert _items.num_items(attack, classes) == classes - 1
+    assert attack.num_items(classes) == classes - 1
     x_adv = attack(model, X, y, threat=THREAT, key=KEY)
     assert np.isfinite(x_adv).all()
     before, after = (jr.losses.margin(model(x), y) for x in (X, x_adv))
@@ -141,8 +137,8 @@ def test_targets_break_what_one_target_does_not():
 
 def test_cost():
     """Nine runs of 5 gradients and a forward pass, and one for the clean logits."""
-    assert jr.Targets(APGD_T).cost == (45, 10)
-    assert jr.Targets(lambda *_, **__: None).cost is None
+    assert jr.Targets(APGD_T).total_cost() == (45, 10)
+    assert jr.Targets(lambda *_, **__: None).total_cost() is None
     assert repr(jr.Targets(APGD_T, 3)) == (
         "Targets(APGD(num_steps=4, loss=dlr_targeted), num_targets=3)"
     )

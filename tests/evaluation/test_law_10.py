@@ -16,22 +16,24 @@ from hypothesis import strategies as st
 
 import jaxrobust as jr
 
-N, D, C = 6, 4, 3
+N, D = 6, 4
 RNG = np.random.default_rng(0)
 X = RNG.uniform(0.1, 0.9, (N, D)).astype(np.float32)
-A, B = RNG.normal(size=(D, 5)) * 3, RNG.normal(size=(5, C))
+A, B = np.float32(RNG.normal(size=(D, 5)) * 3), np.float32(RNG.normal(size=(5, 12)))
 KEY = jax.random.key(0)
 
 
-def model(x):
-    hidden = jnp.tanh((x - 0.5) @ jnp.asarray(A, x.dtype))
-    return 4 * hidden @ jnp.asarray(B, x.dtype)
+def model_of(num_classes):
+    """Return a network that computes in float32, whatever its inputs are."""
+
+    def model(x):
+        hidden = jnp.tanh((x.astype(jnp.float32) - 0.5) @ A)
+        return 4 * hidden @ B[:, :num_classes]
+
+    return model
 
 
-CLEAN = np.asarray(model(jnp.asarray(X)))
-Y = CLEAN.argmax(-1)
-Y[-1] = (Y[-1] + 1) % C  # one that is misclassified
-TARGET = (Y + 1) % C
+MODELS = {num: model_of(num) for num in (2, 3, 12)}  # made once, compiled once
 
 
 def step_back(logits_fn, x, y, *, threat, key=None):
@@ -91,21 +93,47 @@ threats = st.builds(
 class Problem:
     attack: Any
     threat: Any
+    inputs: str
     labels: str
+    num_classes: int
     batch_size: int
+
+    @property
+    def x(self):
+        return jnp.asarray(X, self.inputs)
+
+    @property
+    def model(self):
+        return MODELS[self.num_classes]
+
+    @property
+    def clean(self):
+        return np.asarray(self.model(self.x))
+
+    @property
+    def y(self):
+        y = self.clean.argmax(-1)
+        y[-1] = (y[-1] + 1) % self.num_classes  # one that is misclassified
+        return y
+
+    @property
+    def target(self):
+        return (self.y + 1) % self.num_classes
 
 
 problems = st.builds(
     Problem,
     attacks,
     threats,
+    st.sampled_from(["float32", "float16", "bfloat16"]),
     st.sampled_from(["int32", "uint8", "int8", "int64"]),
+    st.sampled_from(list(MODELS)),
     st.sampled_from([2, N]),
 )
 
 
-def target_of(attack):
-    kinds = {L.TARGETS: TARGET, L.LOGITS: CLEAN}
+def target_of(attack, problem):
+    kinds = {L.TARGETS: problem.target, L.LOGITS: problem.clean}
     return kinds.get(getattr(attack, "takes", L.LABELS))
 
 
@@ -113,44 +141,47 @@ def reference(problem):
     """Return which examples every part's own points leave correct."""
     is_worst_of = isinstance(problem.attack, jr.WorstOf)
     parts = problem.attack.attacks if is_worst_of else (problem.attack,)
-    is_robust = CLEAN.argmax(-1) == Y
+    is_robust = problem.clean.argmax(-1) == problem.y
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(N))
     for k, part in enumerate(parts):
-        y = target_of(part)
-        y = Y if y is None else y
+        y = target_of(part, problem)
+        y = problem.y if y is None else y
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, k) if is_worst_of else keys
-        x_adv = part(model, jnp.asarray(X), y, threat=problem.threat, key=own)
-        is_robust &= np.asarray(model(x_adv)).argmax(-1) == Y
+        x_adv = part(problem.model, problem.x, y, threat=problem.threat, key=own)
+        assert x_adv.dtype == problem.x.dtype
+        is_robust &= np.asarray(problem.model(x_adv)).argmax(-1) == problem.y
     return is_robust
 
 
 def check(problem):
+    y = problem.y.astype(problem.labels)
     parts = getattr(problem.attack, "attacks", (problem.attack,))
-    targets = {id(t): t for t in map(target_of, parts) if t is not None}
+    takes = {getattr(part, "takes", L.LABELS) for part in parts} - {L.LABELS}
+    targets = [t for part in parts if (t := target_of(part, problem)) is not None]
     arguments = dict(
         attack=problem.attack,
         threat=problem.threat,
         key=KEY,
         batch_size=problem.batch_size,
-        target=next(iter(targets.values()), None),
+        target=next(iter(targets), None),
     )
-    if len(targets) > 1:  # one target= cannot be classes and logits
+    if {L.TARGETS, L.LOGITS} <= takes:  # one target= cannot be classes and logits
         with pytest.raises((TypeError, ValueError)):
-            jr.evaluate(model, X, Y.astype(problem.labels), **arguments)
+            jr.evaluate(problem.model, problem.x, y, **arguments)
         return
     if targets and any(getattr(part, "takes", None) is None for part in parts):
         # A plain function is given the target too, and so another reference.
         return
-    report = jr.evaluate(model, X, Y.astype(problem.labels), **arguments)
+    report = jr.evaluate(problem.model, problem.x, y, **arguments)
     expected = reference(problem)
     # Two programs round differently: what decides by less than that may differ.
-    margin = np.asarray(L.margin(model(jnp.asarray(report.x_adv)), jnp.asarray(Y)))
-    is_close = np.abs(margin) < 1e-4
+    logits = problem.model(jnp.asarray(report.x_adv))
+    is_close = np.abs(np.asarray(L.margin(logits, jnp.asarray(y)))) < 1e-4
     np.testing.assert_array_equal(
         report.is_robust | is_close, expected | is_close, err_msg=str(problem)
     )
     assert report.robust_accuracy == report.is_robust.mean()
-    predicted = np.asarray(model(jnp.asarray(report.x_adv))).argmax(-1)
+    predicted = np.asarray(logits).argmax(-1)
     np.testing.assert_array_equal(report.predicted_adv, predicted)
     names = ("outside_ball", "outside_bounds", "outside_mask", "not_finite")
     assert [report.audit[name] for name in names] == [0] * 4, str(problem)
@@ -186,6 +217,8 @@ def test_points_that_the_threat_forbids_are_not_passed_over(where):
 
     threat = jr.Linf(0.02 if where == "ball" else 3.0, mask=np.arange(D) > 0)
     with pytest.warns(UserWarning, match="points (lie outside|are changed)"):
-        report = jr.evaluate(model, X, Y, attack=cheat, threat=threat)
+        report = jr.evaluate(
+            MODELS[3], X, RNG.integers(0, 3, N), attack=cheat, threat=threat
+        )
     assert report.audit[f"outside_{where}"] == N
     assert "Not a robust accuracy" in str(report)

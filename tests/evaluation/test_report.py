@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
+from jaxrobust._core.citations import bibtex
 from jaxrobust.evaluation import _papers, _text
 from jaxrobust.evaluation.report import _measured
 from jaxrobust.plotting import pictures
@@ -161,7 +162,7 @@ def test_papers(attack, threat, expected):
     """All that an attack is made of is cited, and the paper on evaluation."""
     keys = _papers.papers(attack, threat)
     assert set(keys) == expected | {"carlini2019"}
-    assert all(f"{{{key}," in _papers.bibtex(keys) for key in keys)
+    assert all(f"{{{key}," in bibtex(keys) for key in keys)
 
 
 def test_autoattack_has_its_own_name_in_robustbench():

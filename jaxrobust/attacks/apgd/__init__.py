@@ -1,5 +1,5 @@
 """Auto-PGD: ascent with momentum that halves its steps when it stalls."""
 
-from jaxrobust.attacks.apgd.apgd import APGD, apgd
+from jaxrobust.attacks.apgd.apgd import APGD
 
-__all__ = ["APGD", "apgd"]
+__all__ = ["APGD"]

@@ -16,14 +16,13 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Stepped
 from jaxrobust.attacks.apgd import halving, l1
 from jaxrobust.attacks.apgd.top import keep_top, last_point
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.pgd import gradient, keep_best
-from jaxrobust.threats import L1, L2, Linf
-from jaxrobust.types import Array, LogitsFn, Loss, Threat
+from jaxrobust.attacks.pgd import best_of, gradient, keep_best
+from jaxrobust.threats import L2
+from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 _ALPHA = (
     0.75  # weight of the new direction against the old one, eq. (2) and section 4.1
@@ -49,7 +48,7 @@ class State(NamedTuple):
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class APGD:
+class APGD(Stepped):
     """Projected ascent with momentum, from a random start; needs no step size.
 
     Croce & Hein 2020, arXiv:2003.01690; for `L1` Croce & Hein 2021, arXiv:2103.01208. The
@@ -87,25 +86,18 @@ class APGD:
       [[0.25 0.75]]
     """
 
-    num_steps: int = dataclasses.field(default=100, metadata={"static": True})
-    loss: Loss = dataclasses.field(
-        default=losses.cross_entropy, metadata={"static": True}
-    )
-    rho: ArrayLike = 0.75
-    eps_schedule: tuple[tuple[float, float], ...] = dataclasses.field(
-        default=((3.0, 0.3), (2.0, 0.3), (1.0, 0.4)), metadata={"static": True}
-    )
+    papers = ("croce2020autoattack",)
 
-    __repr__ = concise
+    num_steps: int = pytree.static(100)
+    loss: Loss = pytree.static(losses.cross_entropy)
+    rho: ArrayLike = 0.75
+    eps_schedule: tuple[tuple[float, float], ...] = pytree.static(
+        ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
+    )
 
     def __post_init__(self):
         checks.check_loss(self.loss)
         _check(self)
-
-    @property
-    def takes(self) -> str:
-        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
-        return losses.takes(self.loss)
 
     @property
     def needs_key(self) -> bool:
@@ -113,35 +105,14 @@ class APGD:
         return True
 
     @property
-    def num_evaluations(self) -> int:
-        """Calls of `step` until the state is final: the start is evaluated too."""
+    def num_calls(self) -> int:
+        """The steps, and one more: the start is evaluated too."""
         return self.num_steps + 1
 
-    def step_cost(self, num_classes: int) -> Cost:
-        """Evaluations of the model in one `step`."""
+    def cost(self, num_classes: int) -> Cost:
+        """Return the evaluations of one call of `step`."""
         del num_classes
         return Cost(gradients=1, forwards=0)
-
-    @property
-    def cost(self) -> Cost:
-        """Gradient and forward evaluations for each example."""
-        return Cost(gradients=self.num_evaluations, forwards=0)
-
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
-
-    def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks: the loop over `step`."""
-        return _call.run(self, logits_fn, x, y, threat, keys)
 
     def init(
         self,
@@ -149,14 +120,13 @@ class APGD:
         y: Any,
         *,
         threat: Threat,
-        keys: Array | None,
+        keys: Any,
         start: Array | None = None,
     ) -> State | l1.State:
         """Return the state at a random point, or at `start`; evaluates nothing."""
-        if isinstance(threat, L1):
+        if threat.order == 1:
             return l1.init(self, x, y, threat, keys, start)
         if start is None:
-            assert keys is not None  # __call__ has said so
             start = _random_start(threat, keys, x)
         x_adv = _project(threat, start, x)
         zero = batching.zeros(x)
@@ -209,51 +179,13 @@ class APGD:
             schedule=schedule,
         )
 
-    def finish(self, logits_fn: LogitsFn, state: State | l1.State) -> Array:
-        """Return the adversarial examples of the state."""
-        del logits_fn
-        return state.best
+    def outcome(self, state: State | l1.State, *, threat: Threat) -> Outcome:
+        """Return the iterate of the largest loss, successes first."""
+        return best_of(state, state.step >= self.num_calls, threat)
 
-
-def apgd(
-    logits_fn: LogitsFn,
-    x: Array,
-    y: Any,
-    *,
-    threat: Threat,
-    key: Array | None = None,
-    num_restarts: int = 1,
-    **settings: Any,
-) -> Array:
-    """Attack by Auto-PGD; the function form of `APGD` and `Restarts`.
-
-    Croce & Hein 2020, arXiv:2003.01690.
-
-    Args:
-      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-      x: Clean inputs `[B, ...]`.
-      y: Labels `[B]`, or what the loss takes.
-      threat: The threat model.
-      key: A typed PRNG key.
-      num_restarts: Independent starts, of which the best result is kept.
-      **settings: The fields of `APGD`: num_steps, loss, rho, eps_schedule.
-
-    Returns:
-      `x_adv [B, ...]`.
-
-    Raises:
-      ValueError, TypeError: On misuse, with advice.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
-      >>> x_adv = apgd(lambda x: x @ weights, jnp.full((1, 2), 0.5), jnp.array([0]),
-      ...              threat=jr.Linf(0.25), num_steps=10, key=jax.random.key(0))
-      >>> print(x_adv)
-      [[0.25 0.75]]
-    """
-    attack = _call.restarted(APGD(**settings), num_restarts)
-    return attack(logits_fn, x, y, threat=threat, key=key)
+    def iterate(self, state: State | l1.State, *, threat: Threat) -> Array:
+        """Return the current iterate; for l_1 that of a larger ball is drawn in."""
+        return threat.project(state.x_adv, state.x)
 
 
 def _random_start(threat: Threat, keys: Array, x: Array) -> Array:
@@ -261,14 +193,14 @@ def _random_start(threat: Threat, keys: Array, x: Array) -> Array:
 
     Other norms than l_inf and l_2 start where the threat samples.
     """
-    if isinstance(threat, Linf):
+    if threat.order == jnp.inf:
         uniform = functools.partial(jax.random.uniform, minval=-1.0)
         noise = batching.draw(uniform, keys, x)
         if threat.mask is not None:
             is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
             noise = jnp.where(is_free, noise, 0)
         delta = batching.expand(threat.eps, x) * batching.unit_max(noise)
-    elif isinstance(threat, L2):
+    elif threat.order == 2:
         noise = batching.draw(jax.random.normal, keys, x)
         delta = _steepest(threat, noise, x, threat.eps)
     else:
@@ -278,10 +210,9 @@ def _random_start(threat: Threat, keys: Array, x: Array) -> Array:
 
 def _steepest(threat: Threat, grad: Array, x: Array, step_size: ArrayLike) -> Array:
     """Return the ascent step; for l_2 it does not look at the box, as in `_project`."""
-    ball = (
-        dataclasses.replace(threat, bounds=None) if isinstance(threat, L2) else threat
-    )
-    return ball.steepest(grad, x, step_size)
+    if threat.order == 2:
+        threat = L2(threat.eps, bounds=None, mask=threat.mask)
+    return threat.steepest(grad, x, step_size)
 
 
 def _project(threat: Threat, x_adv: Array, x: Array) -> Array:
@@ -292,7 +223,7 @@ def _project(threat: Threat, x_adv: Array, x: Array) -> Array:
     of the published attack after one step; so the same is done here. Of a
     point in the ball, what `project` leaves to do is to clip it.
     """
-    if isinstance(threat, L2):
+    if threat.order == 2:
         norm = threat.distance(x_adv, x)
         scale = jnp.minimum(1, jnp.asarray(threat.eps) / jnp.where(norm > 0, norm, 1))
         x_adv = (x + batching.expand(scale, x) * (x_adv - x)).astype(x.dtype)

@@ -1,5 +1,5 @@
 """The fast adaptive boundary attack."""
 
-from jaxrobust.attacks.fab.fab import FAB, fab
+from jaxrobust.attacks.fab.fab import FAB
 
-__all__ = ["FAB", "fab"]
+__all__ = ["FAB"]

@@ -11,12 +11,11 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses, threats
 from jaxrobust._core import batching, predictions, pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Stepped
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.fab import boundaries
 from jaxrobust.threats import hyperplanes
-from jaxrobust.types import Array, LogitsFn, Loss, Threat
+from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 
 class State(NamedTuple):
@@ -34,7 +33,7 @@ class State(NamedTuple):
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class FAB:
+class FAB(Stepped):
     """Steps onto the linearised decision boundary, drawn back towards `x`.
 
     Croce & Hein 2020, arXiv:1907.02044. Each step projects the iterate and `x` on the
@@ -65,14 +64,14 @@ class FAB:
       [[0.5 0.5]]
     """
 
-    num_steps: int = dataclasses.field(default=100, metadata={"static": True})
+    papers = ("croce2020fab",)
+
+    num_steps: int = pytree.static(100)
     alpha_max: ArrayLike = 0.1
     eta: ArrayLike = 1.05
     beta: ArrayLike = 0.9
-    targeted: bool = dataclasses.field(default=False, metadata={"static": True})
-    random_start: bool = dataclasses.field(default=False, metadata={"static": True})
-
-    __repr__ = concise
+    targeted: bool = pytree.static(False)
+    random_start: bool = pytree.static(False)
 
     def __post_init__(self):
         if not isinstance(self.num_steps, int) or self.num_steps < 1:
@@ -82,14 +81,19 @@ class FAB:
             )
 
     @property
-    def takes(self) -> str:
-        """What `y` is: labels, or a pair of labels and targets."""
-        return losses.PAIR if self.targeted else losses.LABELS
-
-    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return self.random_start
+
+    @property
+    def instead_of_a_key(self) -> str:
+        """How to do without a key."""
+        return ", or choose random_start=False"
+
+    @property
+    def is_evaluated(self) -> bool:
+        """Whether the point that is returned has been: a projected one has not."""
+        return False
 
     @property
     def loss(self) -> Loss:
@@ -97,55 +101,22 @@ class FAB:
         return losses.margin_of_pair if self.targeted else losses.margin
 
     @property
-    def num_evaluations(self) -> int:
-        """How many calls of `step` make the state final."""
+    def num_calls(self) -> int:
+        """The steps."""
         return self.num_steps
 
-    def step_cost(self, num_classes: int) -> Cost:
+    def cost(self, num_classes: int) -> Cost:
         """Return the evaluations of a step: untargeted, C - 1 gradients for C classes."""
         return Cost(gradients=1 if self.targeted else num_classes - 1, forwards=1)
 
-    @property
-    def cost(self) -> Cost | None:
-        """Gradient and forward evaluations for each example; None if untargeted."""
-        return Cost(self.num_steps, self.num_steps) if self.targeted else None
-
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]` inside `threat` around `x`.
-
-        Args:
-          logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-          x: Clean inputs `[B, ...]`, floating point, inside the bounds of the threat.
-          y: Labels `[B]`; a pair `(labels [B], targets [B])` with `targeted=True`.
-          threat: `Linf`, `L2` or `L1`.
-          key: A typed PRNG key, or one for each example `[B]`.
-
-        Returns:
-          `[B, ...]`: the nearest adversarial point, projected onto the ball where it lies
-          outside; `x` where none was found. No gradient flows through it.
-
-        Raises:
-          ValueError, TypeError: On misuse, with advice.
-        """
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
-
-    def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks: the loop over `step`."""
-        return _call.run(self, logits_fn, x, y, threat, keys)
-
-    def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
+    def init(
+        self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
+    ) -> State:
         """Return the state at the starting point; evaluates nothing."""
         x_adv = x
-        if self.random_start:
-            assert keys is not None  # __call__ has said so
+        if start is not None:
+            x_adv = threats.into_bounds(threat, start, x)
+        elif self.random_start:
             # The paper restarts within half of min(eps, best distance so far). Restarts
             # here are independent runs and know of no earlier best: half of eps, as
             # in AutoAttack, which however draws from the sphere and not the ball.
@@ -187,10 +158,20 @@ class FAB:
             best_success=is_within,
         )
 
-    def finish(self, logits_fn: LogitsFn, state: State) -> Array:
-        """Return the adversarial examples of the state; evaluates nothing."""
-        del logits_fn
-        return state.best
+    def outcome(self, state: State, *, threat: Threat) -> Outcome:
+        """Return the nearest adversarial point, drawn into the ball if it lies outside."""
+        del threat
+        return Outcome(
+            x_adv=state.best,
+            is_broken=state.best_success,
+            score=-state.nearest_distance,
+            is_over=state.step >= self.num_calls,
+            distance=state.nearest_distance,
+        )
+
+    def iterate(self, state: State, *, threat: Threat) -> Array:
+        """Return the current iterate, drawn into the ball."""
+        return threat.project(state.x_adv, state.x)
 
     def _keep_nearest(self, state: State, logits: Array, threat: Threat) -> State:
         """Keep the iterate, whose logits these are, if it is adversarial and nearer."""
@@ -229,41 +210,3 @@ class FAB:
         # Without bounds, a vanishing gradient can send a point to infinity.
         is_finite = jnp.all(jnp.isfinite(batching.flatten(moved)), -1)
         return batching.where(is_finite, moved, state.x_adv)
-
-
-def fab(
-    logits_fn: LogitsFn,
-    x: Array,
-    y: Any,
-    *,
-    threat: Threat,
-    key: Array | None = None,
-    **settings: Any,
-) -> Array:
-    """Attack by the fast adaptive boundary method; the function form of `FAB`.
-
-    Croce & Hein 2020, arXiv:1907.02044.
-
-    Args:
-      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-      x: Clean inputs `[B, ...]`.
-      y: Labels `[B]`; a pair `(labels [B], targets [B])` with `targeted=True`.
-      threat: `Linf`, `L2` or `L1`.
-      key: A typed PRNG key; needed with `random_start=True` only.
-      **settings: The fields of `FAB`: num_steps, targeted, eta, ...
-
-    Returns:
-      `x_adv [B, ...]`.
-
-    Raises:
-      ValueError, TypeError: On misuse, with advice.
-
-    Example:
-      >>> import jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 2.0]])
-      >>> x, y = jnp.array([[0.75, 0.25]]), (jnp.array([0]), jnp.array([1]))
-      >>> x_adv = fab(lambda x: x @ weights, x, y, threat=jr.Linf(0.3), targeted=True)
-      >>> print(x_adv.round(2))
-      [[0.5 0.5]]
-    """
-    return FAB(**settings)(logits_fn, x, y, threat=threat, key=key)

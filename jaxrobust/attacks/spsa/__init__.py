@@ -1,5 +1,5 @@
 """SPSA: ascent along estimated gradients."""
 
-from jaxrobust.attacks.spsa.spsa import SPSA, spsa
+from jaxrobust.attacks.spsa.spsa import SPSA
 
-__all__ = ["SPSA", "spsa"]
+__all__ = ["SPSA"]

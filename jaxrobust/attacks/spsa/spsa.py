@@ -9,12 +9,11 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import batching, predictions, pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Stepped
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.pgd import PGD, keep_best
+from jaxrobust.attacks.pgd import PGD, best_of, keep_best
 from jaxrobust.attacks.spsa.estimate import estimate_gradient
-from jaxrobust.types import Array, LogitsFn, Loss, Threat
+from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 
 class State(NamedTuple):
@@ -33,7 +32,7 @@ class State(NamedTuple):
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class SPSA:
+class SPSA(Stepped):
     """Projected ascent along estimated gradients, for models without usable ones.
 
     Uesato et al. 2018, arXiv:1802.05666. The ascent is that of `PGD`: the steepest step for
@@ -73,23 +72,20 @@ class SPSA:
       [[0.25 0.75]]
     """
 
-    num_steps: int = dataclasses.field(default=100, metadata={"static": True})
-    num_samples: int = dataclasses.field(default=128, metadata={"static": True})
+    papers = ("uesato2018",)
+    access = "scores"
+
+    num_steps: int = pytree.static(100)
+    num_samples: int = pytree.static(128)
     delta: ArrayLike = 0.01
     step_size: ArrayLike | None = None
     rel_step_size: ArrayLike | None = None
-    loss: Loss = dataclasses.field(default=losses.margin, metadata={"static": True})
-    random_start: bool = dataclasses.field(default=False, metadata={"static": True})
+    loss: Loss = pytree.static(losses.margin)
+    random_start: bool = pytree.static(False)
     momentum: ArrayLike | None = None
-    optimizer: optax.GradientTransformation | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
-    schedule: optax.Schedule | None = dataclasses.field(
-        default=None, metadata={"static": True}
-    )
-    chunk_size: int | None = dataclasses.field(default=None, metadata={"static": True})
-
-    __repr__ = concise
+    optimizer: optax.GradientTransformation | None = pytree.static(None)
+    schedule: optax.Schedule | None = pytree.static(None)
+    chunk_size: int | None = pytree.static(None)
 
     def __post_init__(self):
         _ = self.ascent  # PGD checks what it knows
@@ -110,51 +106,27 @@ class SPSA:
         )
 
     @property
-    def takes(self) -> str:
-        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
-        return losses.takes(self.loss)
-
-    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return True
 
     @property
-    def num_evaluations(self) -> int:
-        """Number of calls of `step` until the state is final."""
+    def num_calls(self) -> int:
+        """The steps; each evaluates where it arrives."""
         return self.num_steps
 
-    def step_cost(self, num_classes: int) -> Cost:
-        """Evaluations of the model in one `step`."""
+    def cost(self, num_classes: int) -> Cost:
+        """Return the evaluations of one call of `step`."""
         del num_classes
         return Cost(gradients=0, forwards=self.num_samples + 1)
 
-    @property
-    def cost(self) -> Cost:
-        """Gradient and forward evaluations for each example."""
-        return Cost(gradients=0, forwards=self.num_steps * (self.num_samples + 1))
-
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
-
-    def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks: the loop over `step`."""
-        return _call.run(self, logits_fn, x, y, threat, keys)
-
-    def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
+    def init(
+        self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
+    ) -> State:
         """Return the state at the starting point; evaluates nothing."""
-        assert keys is not None  # __call__ has said so
-        start = self.ascent.init(x, y, threat=threat, keys=batching.fold_in(keys, 0))
-        return State(**start._asdict(), keys=keys)
+        own = batching.fold_in(keys, 0)
+        first = self.ascent.init(x, y, threat=threat, keys=own, start=start)
+        return State(**first._asdict(), keys=keys)
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Estimate the gradient of every example, move, evaluate where it arrives."""
@@ -176,51 +148,14 @@ class SPSA:
         success = losses.is_success(self.loss, logits, state.y)
         return keep_best(state, self.loss(logits, state.y), success)
 
-    def finish(self, logits_fn: LogitsFn, state: State) -> Array:
-        """Return the adversarial examples of the state."""
-        del logits_fn  # `best` has been evaluated
-        return state.best
+    def outcome(self, state: State, *, threat: Threat) -> Outcome:
+        """Return the best iterate."""
+        return best_of(state, state.step >= self.num_calls, threat)
 
-
-def spsa(
-    logits_fn: LogitsFn,
-    x: Array,
-    y: Any,
-    *,
-    threat: Threat,
-    key: Array | None = None,
-    num_restarts: int = 1,
-    **settings: Any,
-) -> Array:
-    """Attack by ascent along estimated gradients; the function form of `SPSA`.
-
-    Uesato et al. 2018, arXiv:1802.05666.
-
-    Args:
-      logits_fn: Function from inputs `[B, ...]` to logits `[B, C]`; needs no gradient.
-      x: Clean inputs `[B, ...]`.
-      y: Labels `[B]`, or what the loss takes.
-      threat: The threat model.
-      key: A typed PRNG key.
-      num_restarts: Independent runs, of which the best result is kept.
-      **settings: The fields of `SPSA`: num_steps, num_samples, delta, optimizer, ...
-
-    Returns:
-      `x_adv [B, ...]`.
-
-    Raises:
-      ValueError, TypeError: On misuse, with advice.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
-      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
-      >>> print(spsa(lambda x: x @ weights, x, y, threat=jr.Linf(0.25), num_steps=10,
-      ...            num_samples=8, key=jax.random.key(0)))
-      [[0.25 0.75]]
-    """
-    attack = _call.restarted(SPSA(**settings), num_restarts)
-    return attack(logits_fn, x, y, threat=threat, key=key)
+    def iterate(self, state: State, *, threat: Threat) -> Array:
+        """Return the current iterate."""
+        del threat
+        return state.x_adv
 
 
 def _check(attack: SPSA) -> None:

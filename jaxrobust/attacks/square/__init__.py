@@ -1,5 +1,5 @@
 """The Square attack: random search over square windows."""
 
-from jaxrobust.attacks.square.square import Square, square
+from jaxrobust.attacks.square.square import Square
 
-__all__ = ["Square", "square"]
+__all__ = ["Square"]

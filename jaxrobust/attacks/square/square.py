@@ -10,13 +10,12 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, predictions, pytree
-from jaxrobust._core.representation import concise
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Stepped
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.pgd import is_better
+from jaxrobust.attacks.pgd import best_of, is_better
 from jaxrobust.attacks.square import layout
 from jaxrobust.attacks.square import windows as windows
-from jaxrobust.types import Array, LogitsFn, Loss, Threat
+from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 
 class State(NamedTuple):
@@ -34,7 +33,7 @@ class State(NamedTuple):
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class Square:
+class Square(Stepped):
     """Random search: perturb a square window, keep it if the loss grows.
 
     Andriushchenko et al. 2020, arXiv:1912.00049; for `L1` Croce & Hein 2021,
@@ -79,15 +78,14 @@ class Square:
       [[0.25 0.75]]
     """
 
-    num_queries: int = dataclasses.field(default=5000, metadata={"static": True})
-    p_init: ArrayLike = 0.8
-    loss: Loss = dataclasses.field(default=losses.margin, metadata={"static": True})
-    rescale_schedule: bool = dataclasses.field(default=False, metadata={"static": True})
-    channel_axis: layout.ChannelAxis = dataclasses.field(
-        default="auto", metadata={"static": True}
-    )
+    papers = ("andriushchenko2020",)
+    access = "scores"
 
-    __repr__ = concise
+    num_queries: int = pytree.static(5000)
+    p_init: ArrayLike = 0.8
+    loss: Loss = pytree.static(losses.margin)
+    rescale_schedule: bool = pytree.static(False)
+    channel_axis: layout.ChannelAxis = pytree.static("auto")
 
     def __post_init__(self):
         checks.check_loss(self.loss)
@@ -95,50 +93,28 @@ class Square:
         _check(self)
 
     @property
-    def takes(self) -> str:
-        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
-        return losses.takes(self.loss)
-
-    @property
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return True
 
     @property
-    def num_evaluations(self) -> int:
-        """Number of calls of `step` until the state is final."""
+    def num_calls(self) -> int:
+        """One for each query."""
         return self.num_queries
 
-    def step_cost(self, num_classes: int) -> Cost:
-        """Evaluations of the model in one `step`."""
+    def cost(self, num_classes: int) -> Cost:
+        """Return the evaluations of one call of `step`."""
         del num_classes
         return Cost(gradients=0, forwards=1)
 
-    @property
-    def cost(self) -> Cost:
-        """Gradient and forward evaluations for each example."""
-        return Cost(gradients=0, forwards=self.num_queries)
-
-    def __call__(
-        self,
-        logits_fn: LogitsFn,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        key: Array | None = None,
-    ) -> Array:
-        """Return adversarial examples `x_adv [B, ...]`; arguments as for `PGD`."""
-        return _call.call(self, logits_fn, x, y, threat=threat, key=key)
-
-    def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks: the loop over `step`."""
-        return _call.run(self, logits_fn, x, y, threat, keys)
-
-    def init(self, x: Array, y: Any, *, threat: Threat, keys: Array | None) -> State:
-        """Return the state whose first proposal is random stripes; evaluates nothing."""
-        assert keys is not None  # __call__ has said so
-        start = self._start(batching.fold_in(keys, 0), x, threat)
+    def init(
+        self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
+    ) -> State:
+        """Return the state whose first proposal is random stripes, or `start`."""
+        if start is None:
+            start = self._start(batching.fold_in(keys, 0), x, threat)
+        else:
+            start = threat.project(start, x)
         zero = batching.zeros(x)
         return State(
             x=x,
@@ -172,10 +148,10 @@ class Square:
             step=state.step + 1,
         )
 
-    def finish(self, logits_fn: LogitsFn, state: State) -> Array:
-        """Return the adversarial examples of the state."""
-        del logits_fn  # `best` has been evaluated
-        return state.best
+    def outcome(self, state: State, *, threat: Threat) -> Outcome:
+        """Return the best point; of one that is broken nothing changes any more."""
+        is_over = state.best_success | (state.step >= self.num_calls)
+        return best_of(state, is_over, threat)
 
     def fraction(self, step: Array) -> Array:
         """Return the fraction p of the pixels in the window that follows query `step`.
@@ -226,48 +202,6 @@ class Square:
         return threat.project(moved.astype(x.dtype), x)
 
 
-def square(
-    logits_fn: LogitsFn,
-    x: Array,
-    y: Any,
-    *,
-    threat: Threat,
-    key: Array | None = None,
-    num_restarts: int = 1,
-    **settings: Any,
-) -> Array:
-    """Attack by random search over square windows; the function form of `Square`.
-
-    Andriushchenko et al. 2020, arXiv:1912.00049.
-
-    Args:
-      logits_fn: Pure function from inputs `[B, ...]` to logits `[B, C]`.
-      x: Clean inputs, images `[B, H, W, C]` or `[B, C, H, W]`, or others, see `Square`.
-      y: Labels `[B]`, or what the loss takes.
-      threat: The threat model.
-      key: A typed PRNG key.
-      num_restarts: Independent runs, of which the best result is kept.
-      **settings: The fields of `Square`: num_queries, p_init, loss, rescale_schedule,
-        channel_axis.
-
-    Returns:
-      `x_adv [B, ...]`.
-
-    Raises:
-      ValueError, TypeError: On misuse, with advice.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, jaxrobust as jr
-      >>> weights = jnp.array([[1.0, -1.0], [0.0, 3.0]])
-      >>> x, y = jnp.full((1, 2), 0.5), jnp.array([0])
-      >>> print(square(lambda x: x @ weights, x, y, threat=jr.Linf(0.25),
-      ...              num_queries=50, key=jax.random.key(0)))
-      [[0.25 0.75]]
-    """
-    attack = _call.restarted(Square(**settings), num_restarts)
-    return attack(logits_fn, x, y, threat=threat, key=key)
-
-
 def _fill(delta: Array, p: int, threat: Threat) -> Array:
     """Scale what the mask leaves of `delta` to fill the ball.
 
@@ -283,7 +217,7 @@ def _fill(delta: Array, p: int, threat: Threat) -> Array:
 
 def _norm(threat: Threat) -> int | None:
     """Return p where perturbations are bumps of a p-norm; None means l_inf."""
-    order = getattr(threat, "order", None)
+    order = threat.order
     norms: dict[Any, int | None] = {math.inf: None, 2: 2, 1: 1}
     if order not in norms:
         raise TypeError(

@@ -31,15 +31,16 @@ def _ascend(logits_fn, start, x, y, threat, use_margin, rel_step_size, num_steps
     attack = PGD(
         num_steps=1, rel_step_size=rel_step_size, loss=loss, random_start=False
     )
-    state = attack.init(x, y, threat=threat, keys=None)
+    state = attack.init(x, y, threat=threat, keys=None, start=start)
     # One step more than needed: it looks at the last point.
     state = jax.lax.fori_loop(
         0,
         num_steps + 1,
         lambda _, state: attack.step(logits_fn, state, threat=threat),
-        state._replace(x_adv=start, best=start),
+        state,
     )
-    return state.best, ~state.best_success
+    found = attack.outcome(state, threat=threat)
+    return found.x_adv, ~found.is_broken
 
 
 @jax.jit
@@ -87,7 +88,7 @@ class _Surrogate:
     logits_fn: Callable
     threat: Any
     key: Array
-    num_samples: int = dataclasses.field(default=4, metadata={"static": True})
+    num_samples: int = pytree.static(4)
 
     def __call__(self, x: Array) -> Array:
         # Out of the bounds as well: a wall must not bias the mean.

@@ -69,7 +69,7 @@ def diagnose(
     """
     if any_tracer([x, y]):
         raise checks.traced_error("diagnose")
-    checked = checks.check_key(_NeedsKey(), key)
+    checked = checks.check_key(key, "diagnose")
     assert checked is not None
     threat = threat_rows.as_threat(threat)
     x, y = checks.check_inputs(x, y, threat, losses.LABELS)
@@ -97,15 +97,6 @@ def diagnose(
     )
     robust = _strength.robust_accuracy(runs, is_correct)
     return Diagnosis(findings, float(is_correct.mean()), robust, len(x))
-
-
-class _NeedsKey:
-    """What the error for a missing key calls the caller."""
-
-    needs_key = True
-
-    def __repr__(self) -> str:
-        return "diagnose"
 
 
 def _call_twice(logits_fn: LogitsFn, x: Array) -> tuple[np.ndarray, float]:

@@ -12,7 +12,6 @@ from jaxrobust import losses
 from jaxrobust._core import batching, predictions
 from jaxrobust._core.program_digest import HostCallError, program_digest
 from jaxrobust._cpu.convolution import fast_convolutions
-from jaxrobust.attacks import _items
 from jaxrobust.evaluation.queue._problem import Problem, Stage
 
 # Settings of JAX that change draws or types.
@@ -68,21 +67,21 @@ def _program(stage: Stage, problem: Problem, size: int) -> str:
 
     def first_step(model, threat, x, y, logits, item, keys, goal_y):
         del goal_y
-        state = _items.init_item(attack, x, y, logits, item, threat=threat, keys=keys)
+        state = attack.init_item(x, y, logits, item, threat=threat, keys=keys)
         model = fast_convolutions(model)
         return state, stage.inner.step(model, state, threat=threat)
 
     def whole(model, threat, x, y, logits, item, keys, goal_y):
         del logits, item
-        x_adv = attack(model, x, y, threat=threat, key=keys)
+        x_adv = attack.run(model, x, y, threat, keys)
         logits = predictions.wide(model(x_adv))
         return x_adv, losses.is_success(stage.goal, logits, goal_y)
 
     run = first_step if stage.is_queued else whole
     lengths = []
     if stage.is_queued:  # what the host does with the steps
-        num_items = _items.num_items(attack, problem.logits.shape[1])
-        lengths = [stage.inner.num_evaluations, num_items]
+        num_items = attack.num_items(problem.logits.shape[1])
+        lengths = [stage.inner.num_calls, num_items]
     digest = program_digest(run, problem.logits_fn, threat, *batch)
     return f"{digest} {lengths}"
 

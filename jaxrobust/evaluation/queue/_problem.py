@@ -10,7 +10,6 @@ import numpy as np
 
 from jaxrobust._core import narrow, threat_rows
 from jaxrobust._core.placing import Placing
-from jaxrobust.attacks import _items
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +156,7 @@ class Stage:
     @property
     def inner(self) -> Any:
         """The attack that takes the steps."""
-        return _items.innermost(self.attack)
+        return self.attack.machine
 
     def keys_of(self, rows: np.ndarray) -> jax.Array | None:
         """Return the keys of these examples."""
@@ -170,14 +169,3 @@ class Stage:
     def _key_data(self) -> np.ndarray:
         # On the host, like the examples: an array of keys is slow to index.
         return np.asarray(jax.random.key_data(cast(jax.Array, self.keys)))
-
-
-def is_machine(attack: Any) -> bool:
-    """Whether an attack is a state machine, perhaps inside `Restarts` or `Targets`."""
-    inner = _items.innermost(attack)
-    return all(hasattr(inner, name) for name in ("init", "step", "step_cost"))
-
-
-def can_be_queued(attack: Any) -> bool:
-    """Whether an attack is a state machine, and its best point is what counts."""
-    return is_machine(attack) and getattr(_items.innermost(attack), "keep_best", True)

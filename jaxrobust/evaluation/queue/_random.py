@@ -18,9 +18,8 @@ import numpy as np
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, predictions, programs
 from jaxrobust._cpu.convolution import fast_convolutions
-from jaxrobust.attacks import _items
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.evaluation.queue import _forward, _problem, _slots, _stages
+from jaxrobust.evaluation.queue import _forward, _slots, _stages
 from jaxrobust.evaluation.queue._problem import Found, Points, Problem, Stage
 from jaxrobust.evaluation.queue._saved import Saved, StateFile
 from jaxrobust.surrogates.expectation import Expectation
@@ -153,27 +152,27 @@ def _points(
     `APGD` is a leap), which owe nothing to one draw, and what it thinks its best.
     """
     threat = problem.threat_of(rows)
-    if not _problem.is_machine(stage.attack):
+    if stage.inner is None:
         arguments = stage.attack, problem.logits_fn, threat, x, y, goal_y, keys
-        cost = _stages.total_cost(stage.attack) or Cost(0, 0)
+        cost = stage.attack.total_cost(logits.shape[1]) or Cost(0, 0)
         # One forward pass beyond the attack's own says what it broke.
         points, _ = _stages.attack_batch(*arguments, goal=stage.goal)
         yield points, cost + Cost(0, 1)
         return
     inner, num_classes = stage.inner, logits.shape[1]
-    last = inner.num_evaluations
-    for item in range(_items.num_items(stage.attack, num_classes)):
+    last = inner.num_calls
+    for item in range(stage.attack.num_items(num_classes)):
         number = problem.placing.spread(np.full(len(rows), item, np.int32))
         state = _slots.start_items(stage.attack, threat, x, y, logits, number, keys)
         done = 0
-        for stop in (max(last - 2, 0), max(last - 1, 0), last):
+        for stop in sorted({max(last - 2, 0), max(last - 1, 0), last}):
             state = _advance(inner, problem, threat, state, stop - done)
-            cost = Cost(*((stop - done) * n for n in inner.step_cost(num_classes)))
+            cost = inner.cost(num_classes) * (stop - done)
             done = stop
             if stop == last:
-                yield state.best, cost
-            elif hasattr(state, "x_adv"):  # `FAB` may be outside; `Square` has none
-                yield threat.project(state.x_adv, x), cost
+                yield inner.outcome(state, threat=threat).x_adv, cost
+            else:
+                yield inner.iterate(state, threat=threat), cost
 
 
 def _advance(attack: Any, problem: Problem, threat: Any, state: Any, num_steps: int):

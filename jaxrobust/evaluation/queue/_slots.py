@@ -13,15 +13,16 @@ depend on which other examples are in the queue, nor on how many slots there are
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import losses
 from jaxrobust._core import batching, predictions
 from jaxrobust._cpu.convolution import fast_convolutions
-from jaxrobust.attacks import _items
+from jaxrobust.attacks.cost import Cost
 from jaxrobust.evaluation.queue._problem import Found, Points, Problem, Stage
 
 EMPTY = -1  # in `rows`: nobody sits in this slot
@@ -103,46 +104,53 @@ def _round(
 ) -> None:
     """Advance every slot by some steps, then let out who is done."""
     num_steps = _steps_per_round(stage.inner, problem, slots, shrinkage)
-    slots.state = _advance(
+    threat = problem.threat_of(np.maximum(slots.rows, 0))
+    slots.state, outcome, taken = _advance(
         stage.inner,
         problem.logits_fn,
-        problem.threat_of(np.maximum(slots.rows, 0)),
+        threat,
         slots.state,
         num_steps,
         is_loop=problem.is_loop,
     )
-    steps, is_broken = problem.placing.fetch(
-        (slots.state.step, slots.state.best_success)
+    taken, is_broken, is_over = problem.placing.fetch(
+        (taken, outcome.is_broken, outcome.is_over)
     )
-    needed = int((steps - slots.steps)[slots.is_taken].sum())
-    cost = stage.inner.step_cost(problem.logits.shape[1])
+    cost = stage.inner.cost(problem.logits.shape[1])
+    needed = int(taken[slots.is_taken].sum())
     found.count(cost, num_steps * len(slots.rows), needed)
-    slots.steps = np.array(steps)
-    is_over = is_broken | (steps >= stage.inner.num_evaluations)
-    is_over &= slots.is_taken
+    slots.steps = slots.steps + taken
+    is_over = (is_broken | is_over) & slots.is_taken
     if is_over.any():
-        is_broken = is_broken | _record(
-            stage, problem, slots, points, is_over, is_broken
-        )
+        ended = _Ended(outcome.x_adv, outcome.score, is_broken)
+        if not stage.inner.is_evaluated:
+            ended = _look_at(ended, stage, problem, slots, found)
+        best, score = problem.placing.fetch((ended.x_adv, ended.score))
+        is_broken = np.asarray(ended.is_broken)
+        at = slots.rows[is_over]
+        points.put(at, best[is_over], score[is_over], is_broken[is_over])
         _seat(stage, problem, slots, is_over, is_broken)
 
 
-def _record(
-    stage, problem, slots: Slots, points: Points, is_over, is_broken
-) -> np.ndarray:
-    """Keep the points of the items that have ended; return which of them are broken."""
-    state = slots.state
-    if hasattr(state, "best_loss"):
-        best, loss = problem.placing.fetch((state.best, state.best_loss))
-    else:  # what it returns, it has not looked at: FAB's nearest point, projected
-        rows = np.maximum(slots.rows, 0)
-        y = jax.tree.map(lambda leaf: leaf[rows], stage.goal_y)
-        y = problem.placing.spread(y)
-        judged = _look(problem.logits_fn, state.best, y, goal=stage.goal)
-        best, loss, is_wrong = problem.placing.fetch((state.best, *judged))
-        is_broken = is_broken | (is_wrong & is_over)
-    points.put(slots.rows[is_over], best[is_over], loss[is_over], is_broken[is_over])
-    return is_broken
+class _Ended(NamedTuple):
+    """What an item has to show at its end; `[S, ...]`."""
+
+    x_adv: Any
+    score: Any
+    is_broken: Any
+
+
+def _look_at(
+    ended: _Ended, stage: Stage, problem: Problem, slots: Slots, found: Found
+) -> _Ended:
+    """Classify the points of an attack that has not looked at them itself."""
+    rows = np.maximum(slots.rows, 0)
+    y = jax.tree.map(lambda leaf: leaf[rows], stage.goal_y)
+    y = problem.placing.spread(y)
+    judged = _look(problem.logits_fn, ended.x_adv, y, goal=stage.goal)
+    score, is_reached = problem.placing.fetch(judged)
+    found.count(Cost(0, 1), len(rows), int(slots.is_taken.sum()))
+    return _Ended(ended.x_adv, score, ended.is_broken | is_reached)
 
 
 @functools.partial(jax.jit, static_argnames="goal")
@@ -154,7 +162,7 @@ def _look(logits_fn, x_adv, y, *, goal):
 
 def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:
     """Let unbroken examples wait for their next item, and seat those at the front."""
-    num_items = _items.num_items(stage.attack, problem.logits.shape[1])
+    num_items = stage.attack.num_items(problem.logits.shape[1])
     if is_broken is not None:
         goes_on = is_free & ~is_broken & (slots.items + 1 < num_items)
         again = np.stack([slots.rows[goes_on], slots.items[goes_on] + 1], axis=1)
@@ -201,9 +209,9 @@ def _shrink_if_it_pays(stage: Stage, problem: Problem, slots: Slots) -> Slots:
         smaller //= 2
     if len(slots.waiting) or smaller == size or smaller % num_devices:
         return slots
-    num_items = _items.num_items(stage.attack, problem.logits.shape[1])
+    num_items = stage.attack.num_items(problem.logits.shape[1])
     items_left = num_items - 1 - slots.items[slots.is_taken]
-    steps_left = stage.inner.num_evaluations * (items_left + 1)
+    steps_left = stage.inner.num_calls * (items_left + 1)
     steps_left = int((steps_left - slots.steps[slots.is_taken]).max())
     if steps_left * (1 - smaller / size) < _WORTH_COMPILING:
         return slots
@@ -225,10 +233,10 @@ def _steps_per_round(
     many times more when the slots have become fewer: a step is that much cheaper then. A
     query to the model is cheap and thousands are made.
     """
-    num_steps = attack.num_evaluations
+    num_steps = attack.num_calls
     if not problem.is_loop:
         return 1
-    if attack.step_cost(2).gradients == 0:
+    if attack.access != "gradients":
         return min(20, num_steps)
     done = slots.steps[slots.is_taken]
     most = shrinkage * (2 if np.median(done) < _FIRST_STEPS else 6)
@@ -237,17 +245,26 @@ def _steps_per_round(
 
 @functools.partial(jax.jit, static_argnames="is_loop", donate_argnames="state")
 def _advance(attack, logits_fn, threat, state, num_steps, *, is_loop: bool):
-    """Take steps; a slot whose item is over stands still."""
+    """Take steps; a slot whose item is over stands still.
+
+    Returns:
+      The state, its outcome, and how many steps each slot has taken.
+    """
     logits_fn = fast_convolutions(logits_fn)
 
-    def step(_, state):
+    def step(_, carry):
+        state, taken = carry
         moved = attack.step(logits_fn, state, threat=threat)
-        is_over = state.best_success | (state.step >= attack.num_evaluations)
-        return _select(is_over, state, moved)
+        outcome = attack.outcome(state, threat=threat)
+        is_over = outcome.is_broken | outcome.is_over
+        return _select(is_over, state, moved), taken + ~is_over
 
-    if is_loop:
-        return jax.lax.fori_loop(0, num_steps, step, state)
-    return step(0, state)
+    # Derived from the state, so that it is sharded like it.
+    none = jnp.zeros_like(attack.outcome(state, threat=threat).is_over, jnp.int32)
+    carry = (state, none)
+    carry = jax.lax.fori_loop(0, num_steps, step, carry) if is_loop else step(0, carry)
+    state, taken = carry
+    return state, attack.outcome(state, threat=threat), taken
 
 
 @functools.partial(jax.jit, donate_argnames="state")
@@ -257,7 +274,7 @@ def _restart(state, is_new, attack, threat, x, y, logits, item, keys):
 
 @jax.jit
 def start_items(attack, threat, x, y, logits, item, keys):
-    return _items.init_item(attack, x, y, logits, item, threat=threat, keys=keys)
+    return attack.init_item(x, y, logits, item, threat=threat, keys=keys)
 
 
 @jax.jit

@@ -8,9 +8,10 @@ import numpy as np
 
 from jaxrobust import losses
 from jaxrobust._core import batching, predictions
-from jaxrobust.attacks import _call, _items
+from jaxrobust.attacks import _call
+from jaxrobust.attacks._base import Attack, check_takes_one
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.evaluation.queue import _forward, _problem, _slots
+from jaxrobust.evaluation.queue import _forward, _slots
 from jaxrobust.evaluation.queue._problem import (
     NOTHING,
     REACHED,
@@ -21,7 +22,7 @@ from jaxrobust.evaluation.queue._problem import (
     Stage,
 )
 from jaxrobust.evaluation.queue._saved import Saved, StateFile
-from jaxrobust.types import Array, Attack
+from jaxrobust.types import Array
 
 
 def of(
@@ -45,25 +46,27 @@ def of(
       threat: The threat.
       is_queued: Whether examples may leave as soon as they are broken.
     """
-    split = getattr(attack, "stages", None)
-    is_split = split is not None and is_queued
-    parts: Any = split(threat=threat) if is_split else ((repr(attack), attack),)
+    whole = ((repr(attack), attack),)
+    parts = attack.stages(threat=threat) if is_queued else whole
     stages = []
     for number, (name, part) in enumerate(parts):
-        can_be = is_queued and _problem.can_be_queued(part)
+        can_be = is_queued and part.machine is not None
         own = keys
-        if is_split and keys is not None:
+        if part is not attack and keys is not None:
             own = batching.fold_in(keys, number)
-        stages.append(Stage(part, number, name, own, can_be, *_given(part, y, target)))
+        stages.append(
+            Stage(part, number, name, own, can_be, *_given(part, y, target, threat))
+        )
     _check_target_is_used(attack, stages, target)
     return stages
 
 
-def _given(attack: Attack, y: np.ndarray, target: Any) -> tuple[Any, Any, Any]:
+def _given(
+    attack: Attack, y: np.ndarray, target: Any, threat: Any
+) -> tuple[Any, Any, Any]:
     """Return what an attack takes, and the loss and `y` that say when it is done."""
-    kind, loss = _items.takes(attack), _items.goal(attack)
-    if kind == _items.MIXED:
-        raise TypeError(_items.mixed(attack))
+    check_takes_one(attack)
+    kind, loss = attack.takes, attack.goal
     if kind == losses.LABELS or (kind == losses.ANYTHING and target is None):
         return y, loss, y
     if target is None:
@@ -79,7 +82,7 @@ def _given(attack: Attack, y: np.ndarray, target: Any) -> tuple[Any, Any, Any]:
     )
     if kind != losses.ANYTHING or not is_classes:
         return target, losses.margin, y
-    if _items.loss_of(attack) is not None:
+    if attack.losses_with_y(y, threat):
         raise ValueError(
             f"{attack!r} does not say whether its loss leaves the classes in target= or "
             "reaches them: write my_loss.takes = jr.losses.TARGETS (or LABELS, and no "
@@ -171,7 +174,7 @@ def _run_stage(
     file: StateFile,
     bar: Any,
 ) -> None:
-    num_items = _items.num_items(stage.attack, problem.logits.shape[1])
+    num_items = stage.attack.num_items(problem.logits.shape[1])
     bar.stage(stage.name, num_items * len(rows))
     if not stage.is_queued:
         _in_batches(stage, problem, saved, rows, size)
@@ -226,7 +229,7 @@ def _judge(logits_fn, x_adv, y, labels, *, goal):
 
 def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -> None:
     """Run an attack to its end on the examples `rows`."""
-    cost = total_cost(stage.attack)
+    cost = stage.attack.total_cost(problem.logits.shape[1])
     for chosen, count in _forward.batches(rows, size):
         batch = (problem.x, stage.y, stage.goal_y)
         batch = jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)
@@ -248,14 +251,9 @@ def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -
 @functools.partial(jax.jit, static_argnames="goal")
 def attack_batch(attack, logits_fn, threat, x, y, goal_y, keys, *, goal):
     """Run an attack to its end; return its points and whether they reach the goal."""
-    x_adv = attack(logits_fn, x, y, threat=threat, key=keys)
+    x_adv = attack.run(logits_fn, x, y, threat, keys)
     logits = predictions.wide(logits_fn(x_adv))
     return x_adv, losses.is_success(goal, logits, goal_y)
-
-
-def total_cost(attack: Attack) -> Any:
-    """Return what an attack says that it costs, or None."""
-    return getattr(attack, "cost", None)
 
 
 def cost(stages: list[Stage], found: Found, num_examples: int) -> dict | None:
@@ -264,7 +262,7 @@ def cost(stages: list[Stage], found: Found, num_examples: int) -> dict | None:
     Two forward passes for each example are the evaluation's own: on the clean inputs and on
     the returned points. None if one of the attacks does not say what it costs.
     """
-    if any(not s.is_queued and total_cost(s.attack) is None for s in stages):
+    if any(not s.is_queued and s.attack.total_cost() is None for s in stages):
         return None
     counts = {k: n for k, n in found.counts.items() if k != "not_confirmed"}
     counts["forwards"] += 2 * num_examples
