@@ -222,13 +222,33 @@ class Certificate(Protocol):
 
 @runtime_checkable
 class Objective(Protocol):
-    """Outer minimisation: a scalar function for `jax.value_and_grad(..., has_aux=True)`.
+    """The two nested problems; called, a scalar function for `jax.value_and_grad`.
 
-    `trained_fn` carries the gradients and is called exactly once (a model in training
-    mode may update its batch statistics in that call); `attacked_fn` is the model that
-    the adversary sees. Which mode of BatchNorm each of them is in is the caller's choice.
-    `step` is the number of the training step, for objectives that follow a schedule.
+    `inner` maximises: what it returns is held fixed (Danskin). `outer` is differentiated in
+    `trained_fn`, a model in training mode whose batch statistics its last call updates;
+    `attacked_fn` is the model that the adversary sees. Which mode of BatchNorm each of them
+    is in is the caller's choice. `step` is the number of the training step, for schedules.
+
+    `jaxrobust.training.Objective` is the base class. A plain function with the signature of
+    `__call__` is an objective too; its attack is crafted anew at each evaluation.
     """
+
+    @property
+    def threat(self) -> Any:
+        """What the adversary may do, checked against the data; None without one."""
+        ...
+
+    def inner(
+        self, attacked_fn: LogitsFn, x: Array, y: Array, *, key: Any, step: Any
+    ) -> Any:
+        """Return what the adversary has found."""
+        ...
+
+    def outer(
+        self, trained_fn: LogitsFn, x: Array, y: Array, found: Any, *, step: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the loss to minimise, and metrics."""
+        ...
 
     def __call__(
         self,

@@ -1,5 +1,6 @@
 """Options and fixtures of the whole test suite."""
 
+import collections
 import gc
 import os
 import pathlib
@@ -30,6 +31,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="directory of prepared tensorflow-datasets data (default: TFDS_DATA_DIR); "
         "tests that need real data are skipped without it",
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m takes its choice
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave two of three cases of a test marked `thin` to the slow run."""
+    count: collections.Counter[tuple] = collections.Counter()
+    for item in items:
+        if item.get_closest_marker("thin") is None or "[" not in item.name:
+            continue
+        test = (item.path, item.name.split("[")[0])
+        i = count[test]
+        count[test] += 1
+        if (i + i // 3) % 3:  # in turn, where the cases are a grid of threes
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ import pytest
 
 import jaxrobust as jr
 
-pytestmark = pytest.mark.usefixtures("no_key_reuse")
+pytestmark = [pytest.mark.thin, pytest.mark.usefixtures("no_key_reuse")]
 
 BATCH, FEATURES, CLASSES = 4, 6, 3
 

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import jaxrobust as jr
 
-pytestmark = pytest.mark.usefixtures("no_key_reuse")
+pytestmark = [pytest.mark.thin, pytest.mark.usefixtures("no_key_reuse")]
 
 BATCH, FEATURES = 4, 6
 THREATS = {"linf": jr.Linf(0.1), "l2": jr.L2(0.4), "l1": jr.L1(0.8)}

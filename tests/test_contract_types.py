@@ -11,6 +11,8 @@ import pytest
 import jaxrobust as jr
 from tests.test_contract import ATTACKS, KEY, THREATS, X, Y
 
+pytestmark = pytest.mark.thin
+
 ALL = {
     **ATTACKS,
     "fab_targeted": jr.Targets(jr.FAB(num_steps=2, targeted=True)),

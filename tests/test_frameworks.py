@@ -10,6 +10,8 @@ from flax import linen, nnx
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 X = jax.random.uniform(jax.random.key(0), (4, 5))
 Y = jnp.array([0, 1, 2, 0])
 K1, K2 = jax.random.split(jax.random.key(1))

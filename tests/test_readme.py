@@ -21,7 +21,13 @@ def test_tables_are_those_of_the_results():
     assert readme_tables.update(README) == README
 
 
-@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+TRAINS = [pytest.mark.slow]  # half a minute
+
+
+@pytest.mark.parametrize(
+    "block", [pytest.param(b, marks=TRAINS * ("training.fit(" in b)) for b in BLOCKS]
+)
 def test_code_runs(block, capsys, tmp_path, monkeypatch):
     """Each block runs with the names that its text speaks of."""
     monkeypatch.chdir(tmp_path)

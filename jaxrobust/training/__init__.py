@@ -6,7 +6,7 @@
 import importlib
 from typing import Any as _Any
 
-from jaxrobust.training.objectives import adversarial, standard
+from jaxrobust.training.objectives import Objective, adversarial, standard
 
 # The loop's file is not called `fit`: importing it would hide the function.
 _LAZY = {
@@ -19,6 +19,7 @@ _LAZY = {
 
 __all__ = [
     "FitResult",
+    "Objective",
     "adversarial",
     "fit",
     "load_checkpoint",

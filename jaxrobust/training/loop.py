@@ -17,6 +17,7 @@ from jaxrobust._cpu.convolution import is_slow_in_loops
 from jaxrobust.training import _checks, _data_checks
 from jaxrobust.training.epochs import Epochs
 from jaxrobust.training.metrics import FiniteCheck
+from jaxrobust.training.objectives import as_objective
 from jaxrobust.training.run import Run, RunDirectory
 from jaxrobust.training.step import (
     TrainState,
@@ -30,9 +31,10 @@ from jaxrobust.training.step import (
     merge_eval,
     split_model,
     validate,
+    value_and_grad,
 )
 from jaxrobust.training.updates import optimizer_program
-from jaxrobust.types import Attack, Objective, Threat
+from jaxrobust.types import Attack, Gradient, Objective, Threat
 
 # On the CPU a call asks the system for its memory anew, and the bar should move.
 _STEPS_PER_CALL = collections.defaultdict(lambda: 100, cpu=10)
@@ -77,6 +79,7 @@ def fit(
     num_epochs: int,
     batch_size: int,
     key: jax.Array,
+    gradient: Gradient = value_and_grad,
     validation: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike] | None = None,
     validation_attack: Attack | None = None,
     threat: Threat | None = None,
@@ -116,9 +119,10 @@ def fit(
       model: any module `[B, ...] -> [B, C]`, for every objective; it is not changed.
           BatchNorm and Dropout are in training mode where the objective trains. Dropout's
           own rngs are part of the state.
-      objective: `(trained_fn, attacked_fn, x, y, *, key, step) -> (loss,
-          metrics)`, a scalar and a dict of scalars. An attribute `threat`, if it has one,
-          is checked against the data.
+      objective: an objective with its two problems, `inner` and `outer`, see
+          `jaxrobust.types.Objective`, or a function `(trained_fn, attacked_fn, x, y, *,
+          key, step) -> (loss, metrics)`, a scalar and a dict of scalars. An attribute
+          `threat`, if it has one, is checked against the data.
       optimizer: the optimiser. Those that need the loss or its function get them
           (`optax.contrib.reduce_on_plateau`, Polyak steps, `optax.lbfgs`): that of the
           same batch, attacked anew at each evaluation.
@@ -128,6 +132,9 @@ def fit(
       batch_size: examples per step. The permutation's last N mod batch_size examples
           of an epoch are left out of it.
       key: PRNG key: permutations, augmentation, attacks.
+      gradient: `(loss_fn, params) -> ((loss, aux), grads)`, where the attack of the step
+          has been crafted and is held fixed; by default `jax.value_and_grad`. Methods
+          such as SAM and AWP, which take the gradient at other parameters, go here.
       validation: inputs and labels, scored after each epoch.
       validation_attack: the attack for the robust accuracy on `validation`.
       threat: the threat of `validation_attack`.
@@ -181,6 +188,7 @@ def fit(
       [0, 0, 1, 1]
     """
     _checks.check_parts(model, objective, optimizer)
+    nested = as_objective(objective)
     x, y, validation = _data_checks.check_data(x, y, validation)
     key = _checks.check_options(
         len(x), num_epochs, batch_size, checkpoint_every, ema_decay, attacked_mode, key
@@ -212,7 +220,7 @@ def fit(
         logits_fn(views.eval, weights),
         (x, y),
         validation,
-        threats=(getattr(objective, "threat", None), threat),
+        threats=(nested.threat, threat),
         batch_size=batch_size,
         scale=scale,
         augment=augment,
@@ -220,7 +228,7 @@ def fit(
     placing = Placing(mesh)
     directory = RunDirectory(out, settings, metadata or {}, placing) if out else None
     train_step = make_train_step(
-        views, objective, optimizer, placing=placing, **options
+        views, nested, optimizer, gradient=gradient, placing=placing, **options
     )
     validation_batch_size = validation_batch_size or batch_size
     count = make_count(

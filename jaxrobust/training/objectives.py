@@ -1,11 +1,12 @@
 """Objectives: what the outer minimisation minimises, as pure scalar functions.
 
-An objective is a value; called, it returns a scalar for `jax.value_and_grad`. The loop
-around it stays optax's.
+An objective is a value with the two nested problems as methods, `inner` and `outer`;
+called, it returns a scalar for `jax.value_and_grad`. The loop around it stays optax's.
 """
 
+import abc
 import dataclasses
-from typing import Any
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -18,15 +19,26 @@ from jaxrobust.attacks._base import as_attack, check_takes_labels
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
-@pytree.register
-@dataclasses.dataclass(frozen=True, repr=False)
-class Standard:
-    """The empirical risk (1/n) sum loss(f(x_i), y_i); made by `standard`."""
-
-    loss: Loss = pytree.static(losses.cross_entropy)
+class Objective(abc.ABC):
+    """The two nested problems, visible in the code; see `jaxrobust.types.Objective`."""
 
     __repr__ = concise
 
+    threat: Any  # what the adversary may do, checked against the data, or None
+
+    @abc.abstractmethod
+    def inner(
+        self, attacked_fn: LogitsFn, x: Array, y: Array, *, key: Any, step: Any
+    ) -> Any:
+        """Return what the adversary has found; held fixed in the outer problem."""
+
+    @abc.abstractmethod
+    def outer(
+        self, trained_fn: LogitsFn, x: Array, y: Array, found: Any, *, step: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """Return the scalar to minimise, and metrics."""
+
+    @final
     def __call__(
         self,
         trained_fn: LogitsFn,
@@ -37,37 +49,55 @@ class Standard:
         key: Array | None = None,
         step: Array | None = None,
     ) -> tuple[Array, dict[str, Array]]:
-        """Return the mean loss and metrics; see `jaxrobust.types.Objective`."""
-        del attacked_fn, key, step
+        """Return loss and metrics of a step, for `jax.value_and_grad(..., has_aux=True)`.
+
+        Args:
+          trained_fn: The model that carries the gradients.
+          attacked_fn: The model that the adversary sees.
+          x: Inputs `[B, ...]`.
+          y: Labels `[B]`.
+          key: A typed PRNG key, where the attack draws random numbers.
+          step: Number of the training step, for schedules.
+        """
+        found = self.inner(attacked_fn, x, y, key=key, step=step)
+        # Danskin: the gradient of the maximum is the gradient at the maximiser, held fixed.
+        return self.outer(trained_fn, x, y, jax.lax.stop_gradient(found), step=step)
+
+
+@pytree.register
+@dataclasses.dataclass(frozen=True, repr=False)
+class Standard(Objective):
+    """The empirical risk (1/n) sum loss(f(x_i), y_i); made by `standard`."""
+
+    loss: Loss = pytree.static(losses.cross_entropy)
+
+    threat = None
+
+    def inner(self, attacked_fn, x, y, *, key, step) -> None:
+        """Return None: there is no adversary."""
+        del attacked_fn, x, y, key, step
+
+    def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
+        """Return the mean loss on clean inputs."""
+        del found, step
         return _risk(self.loss, trained_fn(x), y)
 
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
-class Adversarial:
+class Adversarial(Objective):
     """The adversarial risk (1/n) sum max_delta loss(f(x_i + delta), y_i).
 
     Made by `adversarial`.
     """
 
     attack: Any
-    threat: Any
+    threat: Any  # pyrefly: ignore[bad-override]
     loss: Loss = pytree.static(losses.cross_entropy)
     eps_schedule: optax.Schedule | None = pytree.static(None)
 
-    __repr__ = concise
-
-    def __call__(
-        self,
-        trained_fn: LogitsFn,
-        attacked_fn: LogitsFn,
-        x: Array,
-        y: Array,
-        *,
-        key: Array | None = None,
-        step: Array | None = None,
-    ) -> tuple[Array, dict[str, Array]]:
-        """Return the mean loss at the attacked inputs; see `jaxrobust.types.Objective`."""
+    def inner(self, attacked_fn, x, y, *, key, step) -> Array:
+        """Return x_adv = argmax over the threat of the attack's loss."""
         threat = self.threat
         if self.eps_schedule is not None:
             if step is None:
@@ -75,11 +105,44 @@ class Adversarial:
                     "adversarial(eps_schedule=...) needs the number of the training "
                     "step: call the objective with step=step, as jr.training.fit does."
                 )
-            eps = threat.eps * self.eps_schedule(step)
-            threat = threat.with_eps(eps)
-        x_adv = self.attack(attacked_fn, x, y, threat=threat, key=key)
-        # Danskin: the gradient of the maximum is the gradient at the maximiser, held fixed.
-        return _risk(self.loss, trained_fn(jax.lax.stop_gradient(x_adv)), y)
+            threat = threat.with_eps(threat.eps * self.eps_schedule(step))
+        return self.attack(attacked_fn, x, y, threat=threat, key=key)
+
+    def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
+        """Return the mean loss at the attacked inputs."""
+        del x, step
+        return _risk(self.loss, trained_fn(found), y)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class _Function(Objective):
+    """A plain function, whose inner problem nobody can tell apart from its outer one."""
+
+    function: Any
+    threat: Any  # pyrefly: ignore[bad-override]
+
+    def inner(self, attacked_fn, x, y, *, key, step) -> Any:
+        """Return the attacked model and the key: the function solves both problems."""
+        del x, y, step
+        return attacked_fn, key
+
+    def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
+        """Return what the function returns."""
+        attacked_fn, key = found
+        return self.function(trained_fn, attacked_fn, x, y, key=key, step=step)
+
+
+def as_objective(objective: Any) -> Objective:
+    """Return an objective as one of ours; a function is adopted at this door.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> as_objective(jr.training.standard()).threat is None
+      True
+    """
+    if isinstance(objective, Objective):
+        return objective
+    return _Function(objective, getattr(objective, "threat", None))
 
 
 def standard(loss: Loss = losses.cross_entropy) -> Standard:

@@ -18,8 +18,9 @@ from jaxrobust._core import predictions
 from jaxrobust._core.placing import Placing
 from jaxrobust._cpu.convolution import fast_convolutions
 from jaxrobust.training import _checks
+from jaxrobust.training.objectives import Objective
 from jaxrobust.training.updates import update
-from jaxrobust.types import Attack, LogitsFn, Objective, Threat
+from jaxrobust.types import Attack, Gradient, LogitsFn, Threat
 
 
 class Views(NamedTuple):
@@ -67,6 +68,11 @@ def split_model(model: nnx.Module) -> tuple[Views, Weights]:
     # New buffers: the step donates its state, and the caller keeps the model.
     weights = Weights(nnx.as_pure(params), nnx.as_pure(rest))
     return Views(train_graph, eval_graph), copy_tree(weights)
+
+
+def value_and_grad(loss_fn: Callable, params: Any) -> tuple[tuple[jax.Array, Any], Any]:
+    """Return ((loss, aux), grads): how `fit` differentiates unless it is told otherwise."""
+    return jax.value_and_grad(loss_fn, has_aux=True)(params)
 
 
 def copy_tree(tree: Any) -> Any:
@@ -119,6 +125,7 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
+    gradient: Gradient,
     batch_size: int,
     scale: float,
     augment: Callable[..., jax.Array] | None,
@@ -142,27 +149,29 @@ def make_train_step(
         x = to_unit(x, scale)
         params, rest = state.weights
 
-        @fast_convolutions
-        def loss_fn(params):  # the outer minimisation ...
-            trained = nnx.merge(views.train, params, rest, copy=True)
+        def attack(params):  # the inner maximisation
             frozen = jax.lax.stop_gradient(params)
             attacked = logits_fn(attacked_view, Weights(frozen, rest))
-            found = objective(  # ... of the inner maximum
-                trained, attacked, x, y, key=objective_key, step=state.step
-            )
-            loss, metrics = _checks.check_result(found)
+            found = objective.inner(attacked, x, y, key=objective_key, step=state.step)
+            return jax.lax.stop_gradient(found)
+
+        @fast_convolutions
+        def loss_at(params, found):  # the outer minimisation, at what it has found
+            trained = nnx.merge(views.train, params, rest, copy=True)
+            result = objective.outer(trained, x, y, found, step=state.step)
+            loss, metrics = _checks.check_result(result)
             _, _, new_rest = nnx.split(trained, nnx.Param, ...)
             return loss, (metrics, nnx.as_pure(new_rest))
 
-        value_and_grad = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (metrics, rest)), grads = value_and_grad(params)
+        found = attack(params)
+        (loss, (metrics, rest)), grads = gradient(partial(loss_at, found=found), params)
         updates, opt_state = update(
             optimizer,
             grads,
             state.opt_state,
             params,
             value=loss,
-            value_fn=lambda params: loss_fn(params)[0],
+            value_fn=lambda params: loss_at(params, attack(params))[0],
         )
         weights = Weights(optax.apply_updates(params, updates), rest)
         ema = state.ema

@@ -13,6 +13,8 @@ import jaxrobust as jr
 from jaxrobust.attacks import _call
 from tests.test_contract import count_compilations
 
+pytestmark = pytest.mark.thin
+
 X = jax.random.uniform(jax.random.key(0), (4, 5))
 Y = jnp.array([0, 1, 1, 0])
 W = jax.random.normal(jax.random.key(1), (5, 2))

@@ -11,6 +11,8 @@ import pytest
 import jaxrobust as jr
 from jaxrobust._core import narrow, rounding
 
+pytestmark = pytest.mark.thin
+
 HALF = [jnp.bfloat16, jnp.float16]
 BATCH, FEATURES = 16, 48
 KEY = jax.random.key(0)

@@ -7,6 +7,8 @@ import pytest
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 if jax.default_backend() != "cpu":
     pytest.skip("other platforms keep jax.lax's gradients", allow_module_level=True)
 

@@ -8,6 +8,8 @@ from jax import lax
 
 from jaxrobust._cpu import conv_forward, winograd
 
+pytestmark = pytest.mark.thin
+
 # (images, kernel, strides, padding): pads on one side, larger than the kernel and
 # negative, strides that leave pixels, widths that no stride divides.
 CASES = {

@@ -14,6 +14,8 @@ from jax import lax
 import jaxrobust as jr
 from jaxrobust._cpu import convolution
 
+pytestmark = pytest.mark.thin
+
 if jax.default_backend() != "cpu":
     pytest.skip("other platforms keep jax.lax's gradients", allow_module_level=True)
 

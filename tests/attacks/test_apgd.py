@@ -13,6 +13,8 @@ from jaxrobust._core import batching
 from jaxrobust.attacks.apgd import halving, l1
 from tests.reference import apgd as reference
 
+pytestmark = pytest.mark.thin
+
 BATCH, FEATURES, CLASSES = 8, 12, 10
 KEYS = jax.random.split(jax.random.key(0), 4)
 PARAMS = (

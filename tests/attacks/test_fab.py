@@ -9,7 +9,7 @@ import jaxrobust as jr
 from jaxrobust.attacks.fab import boundaries
 from tests.reference import fab as reference
 
-pytestmark = pytest.mark.usefixtures("no_key_reuse")
+pytestmark = [pytest.mark.thin, pytest.mark.usefixtures("no_key_reuse")]
 
 BATCH, FEATURES, HIDDEN, CLASSES = 6, 12, 16, 4
 NORM = {"linf": np.inf, "l2": 2, "l1": 1}

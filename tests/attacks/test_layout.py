@@ -14,6 +14,8 @@ from jaxrobust.attacks.square import layout
 from jaxrobust.attacks.square.square import _norm
 from jaxrobust.threats.hyperplanes import geometry_of
 
+pytestmark = pytest.mark.thin
+
 
 def slow(*values):
     """Return parameters that are left out by default."""

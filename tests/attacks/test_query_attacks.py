@@ -8,6 +8,8 @@ import pytest
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 ATTACKS = {
     "square": jr.Square(num_queries=40),
     "spsa": jr.SPSA(num_steps=4, num_samples=8),

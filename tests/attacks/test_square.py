@@ -11,6 +11,8 @@ import jaxrobust as jr
 from jaxrobust.attacks.square import windows as windows
 from tests.reference import square as reference
 
+pytestmark = pytest.mark.thin
+
 
 def p_of_the_reference(step, num_queries, rescale):
     """The schedule of the reference implementation, from its table."""

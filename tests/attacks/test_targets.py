@@ -8,6 +8,8 @@ import pytest
 import jaxrobust as jr
 from jaxrobust.attacks.pgd import is_better
 
+pytestmark = pytest.mark.thin
+
 BATCH, FEATURES = 4, 6
 WEIGHTS = 2 * jax.random.normal(jax.random.key(3), (FEATURES, 5))
 X = jax.random.uniform(jax.random.key(1), (BATCH, FEATURES))

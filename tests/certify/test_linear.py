@@ -8,6 +8,8 @@ import scipy.optimize
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 D, BATCH = 6, 4
 RNG = np.random.default_rng(0)
 MASK = np.array([1, 0, 1, 1, 1, 0])

@@ -7,6 +7,8 @@ import pytest
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 RNG = np.random.default_rng(0)
 N = 6
 X = RNG.uniform(0.2, 0.8, (N, 4)).astype(np.float32)

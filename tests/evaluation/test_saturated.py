@@ -13,6 +13,8 @@ from sklearn.datasets import load_digits
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 KEY = jax.random.key(0)
 
 

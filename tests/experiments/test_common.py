@@ -24,6 +24,8 @@ from experiments import (
     table,
 )
 
+pytestmark = pytest.mark.thin
+
 COMMANDS = (attack, evaluate, linear_mnist, mnist_fgsm, published_weights)
 
 

@@ -8,6 +8,8 @@ from flax import linen, nnx
 
 from jaxrobust import models
 
+pytestmark = pytest.mark.thin
+
 
 class UserNet(nnx.Module):
     """A network as a user writes it, with everything that has two modes."""

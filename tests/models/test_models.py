@@ -10,6 +10,8 @@ from flax import nnx
 
 from jaxrobust import models
 
+pytestmark = pytest.mark.thin
+
 MNIST, CIFAR, DIGITS = (28, 28, 1), (32, 32, 3), (8, 8, 1)
 
 # Options that make the networks small enough to be run here.

@@ -8,7 +8,7 @@ import pytest
 import jaxrobust as jr
 from jaxrobust.attacks.pgd import gradient
 
-pytestmark = pytest.mark.usefixtures("no_key_reuse")
+pytestmark = [pytest.mark.thin, pytest.mark.usefixtures("no_key_reuse")]
 
 X = jax.random.uniform(jax.random.key(0), (4, 6))
 Y = jnp.array([0, 1, 2, 0])

@@ -8,6 +8,8 @@ import pytest
 import jaxrobust as jr
 from jaxrobust.surrogates.transforms import _warp
 
+pytestmark = pytest.mark.thin
+
 IMAGE = jax.random.uniform(jax.random.key(0), (6, 5, 2))
 KEYS = jax.random.split(jax.random.key(1), 50)
 ALL = {

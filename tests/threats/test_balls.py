@@ -14,6 +14,8 @@ import scipy.optimize
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 SHAPE = (2, 2, 2)  # one example: height, width, channels
 BATCH = 3
 NORM = {jr.Linf: np.inf, jr.L2: 2, jr.L1: 1}

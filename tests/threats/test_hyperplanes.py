@@ -12,6 +12,8 @@ from scipy.optimize import linprog
 
 from jaxrobust.threats import hyperplanes
 
+pytestmark = pytest.mark.thin
+
 FEATURES = 6
 BATCH = 3
 NEAREST = {

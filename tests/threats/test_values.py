@@ -7,7 +7,7 @@ import pytest
 
 import jaxrobust as jr
 
-pytestmark = pytest.mark.usefixtures("no_key_reuse")
+pytestmark = [pytest.mark.thin, pytest.mark.usefixtures("no_key_reuse")]
 
 KINDS = [jr.Linf, jr.L2, jr.L1]
 DRAWS = 4000

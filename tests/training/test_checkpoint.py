@@ -15,6 +15,8 @@ from flax import nnx
 from jaxrobust import training
 from jaxrobust.training import storage
 
+pytestmark = pytest.mark.thin
+
 
 class Net(nnx.Module):
     """Parameters of two dtypes, batch statistics, a dropout key, a list."""

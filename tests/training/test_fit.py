@@ -23,6 +23,8 @@ from jaxrobust.training.run import RunDirectory
 from tests.training import killed_run
 from tests.training.killed_run import Net, attack, data, objective, run
 
+pytestmark = pytest.mark.thin
+
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS_PER_EPOCH = 6  # 100 examples in batches of 16; the last 4 are dropped
 

@@ -10,6 +10,8 @@ from flax import nnx
 from jaxrobust import training
 from tests.training.killed_run import KEY, cross_entropy, data
 
+pytestmark = pytest.mark.thin
+
 X, Y = data(30)
 
 

@@ -13,6 +13,8 @@ from scipy.stats import norm
 import jaxrobust as jr
 from jaxrobust.evaluation.queue import _random
 
+pytestmark = pytest.mark.thin
+
 N, D, SIGMA, EPS = 100, 20, 0.5, 0.1
 KEY = jax.random.key(3)
 W = np.asarray(jax.random.normal(jax.random.key(0), (D,))) / math.sqrt(D)

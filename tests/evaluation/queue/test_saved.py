@@ -22,6 +22,8 @@ from tests.evaluation import killed_evaluation
 from tests.evaluation.killed_evaluation import run
 from tests.evaluation.queue.test_slots import MODEL, THREAT, X, Y
 
+pytestmark = pytest.mark.thin
+
 ROOT = pathlib.Path(__file__).parents[3]
 
 
