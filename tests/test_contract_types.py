@@ -64,6 +64,7 @@ def test_double_precision(name, dtype):
             assert traced(name, THREATS[norm], x, y).dtype == dtype
 
 
+@pytest.mark.slow
 def test_double_precision_of_bounds_and_of_fab():
     """A bound of 0.7 is that of float64, in the attack and in the audit."""
     x = np.full((3, 6), 0.7)

@@ -90,8 +90,8 @@ MODELS = [NNXModel, nnx_closure, linen_partial, equinox_vmap, equinox_module]
 @pytest.mark.parametrize(
     "make",
     [
-        NNXModel,
         equinox_vmap,
+        NNXModel,
         *[pytest.param(m, marks=pytest.mark.slow) for m in MODELS[1:3] + MODELS[4:]],
         pytest.param(haiku_partial, marks=pytest.mark.slow),
     ],

@@ -291,6 +291,7 @@ def test_training_curves():
         jr.plotting.training_curves([])
 
 
+@pytest.mark.slow
 def test_training_curves_fit_the_history_of_fit():
     """The names that `fit` records are those that are drawn."""
     import optax

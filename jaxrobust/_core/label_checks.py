@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import losses
+from jaxrobust._core import kinds
 
 
 def check(y: Any, num_examples: int, takes: str) -> Any:
     """Return `y` with integers in int32, or raise the error that says what is needed."""
     parts = y if isinstance(y, tuple) else (y,)
-    if takes == losses.PAIR:
+    if takes == kinds.PAIR:
         if not isinstance(y, tuple) or len(y) != 2:
             raise TypeError(
                 f"y is {_what(y)}; the loss takes a pair (labels [B], targets [B]): pass "
@@ -20,12 +20,12 @@ def check(y: Any, num_examples: int, takes: str) -> Any:
             )
         for name, part in zip(("labels", "targets"), parts, strict=True):
             _check_integers(part, num_examples, name)
-    elif isinstance(y, tuple) and takes != losses.ANYTHING:
+    elif isinstance(y, tuple) and takes != kinds.ANYTHING:
         raise TypeError(
             f"y is {_what(y)}; the loss takes {takes}. A pair (labels, targets) is for "
             "loss=jr.losses.dlr_targeted, FAB(targeted=True) and the like."
         )
-    elif takes in (losses.LABELS, losses.TARGETS):
+    elif takes in (kinds.LABELS, kinds.TARGETS):
         _check_integers(y, num_examples, takes)
     else:
         _check_array(y, num_examples, takes)
@@ -62,16 +62,16 @@ def _check_array(y: Any, num_examples: int, takes: str) -> None:
                 f"y has shape {np.shape(leaf)}; the loss takes {takes}, one row for each "
                 f"of the {num_examples} examples."
             )
-    if takes in (losses.LOGITS, losses.MULTI_HOT) and y.ndim != 2:
+    if takes in (kinds.LOGITS, kinds.MULTI_HOT) and y.ndim != 2:
         advice = {
-            losses.LOGITS: "pass logits_fn(x)",
-            losses.MULTI_HOT: "pass 0 or 1 for each class",
+            kinds.LOGITS: "pass logits_fn(x)",
+            kinds.MULTI_HOT: "pass 0 or 1 for each class",
         }
         raise TypeError(
             f"y is {_what(y)}; the loss takes {takes} [B, C]: {advice[takes]}, or choose "
             "a loss on labels, such as jr.losses.cross_entropy."
         )
-    if takes == losses.POSITIONS and not jnp.issubdtype(y.dtype, jnp.integer):
+    if takes == kinds.POSITIONS and not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
             f"y is {_what(y)}; the loss takes integer labels, one for each position."
         )

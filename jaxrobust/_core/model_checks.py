@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust import losses
-from jaxrobust._core import label_checks
+from jaxrobust._core import kinds, label_checks
 from jaxrobust._core.checks import warn_user
 
 _TRAINING_MODE = (
@@ -92,8 +91,8 @@ def check_logits(logits: Any, y: Any, takes: str) -> None:
             'pass lambda x: model(x)[0], model(x)["logits"], model(x).logits, or whatever '
             "picks them."
         )
-    has_labels = takes in (losses.LABELS, losses.TARGETS, losses.PAIR)
-    if takes == losses.ANYTHING and not isinstance(y, tuple):
+    has_labels = takes in (kinds.LABELS, kinds.TARGETS, kinds.PAIR)
+    if takes == kinds.ANYTHING and not isinstance(y, tuple):
         has_labels = y.ndim == 1 and jnp.issubdtype(y.dtype, jnp.integer)
     if has_labels:
         _check_classes(logits, num_examples)
@@ -102,11 +101,11 @@ def check_logits(logits: Any, y: Any, takes: str) -> None:
             f"logits_fn returned shape {logits.shape}; one row for each of the "
             f"{num_examples} examples is needed."
         )
-    if takes in (losses.LOGITS, losses.MULTI_HOT, losses.VALUES):
+    if takes in (kinds.LOGITS, kinds.MULTI_HOT, kinds.VALUES):
         _check_same(logits.shape, y.shape, takes)
-    if takes == losses.POSITIONS:
+    if takes == kinds.POSITIONS:
         _check_same(logits.shape[:-1], y.shape, takes)
-    if has_labels or takes == losses.POSITIONS:
+    if has_labels or takes == kinds.POSITIONS:
         label_checks.check_range(y, logits.shape[-1])
 
 

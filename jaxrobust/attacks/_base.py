@@ -20,7 +20,14 @@ from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 
 class Attack(abc.ABC):
-    """An inner maximisation as a value, a frozen dataclass; see `types.Attack`."""
+    """An inner maximisation as a value, a frozen dataclass; see `types.Attack`.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> attack = jr.Restarts(jr.PGD(num_steps=5), 2)
+      >>> print(isinstance(attack, jr.attacks.Attack), attack.takes, attack.machine)
+      True labels PGD(num_steps=5)
+    """
 
     __repr__ = concise
 
@@ -144,6 +151,14 @@ class Stepped(Attack):
 
     Attributes:
       access: What of the model it uses: "gradients", "scores" or "decisions".
+
+    Example:
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> attack, x, y = jr.FAB(num_steps=10), jnp.array([[0.75, 0.25]]), jnp.array([0])
+      >>> state = attack.init(x, y, threat=jr.Linf(0.3), keys=None)
+      >>> state = attack.scan(lambda x: x, state, jr.Linf(0.3))
+      >>> print(attack.outcome(state, threat=jr.Linf(0.3)).distance.round(2))
+      [0.25]
     """
 
     access: ClassVar[str] = "gradients"

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust._core import batching, checks, closure, model_checks, narrow, threat_rows
+from jaxrobust._core import batching, checks, closure, model_checks, threat_rows
 from jaxrobust._cpu.convolution import fast_convolutions
 from jaxrobust.surrogates.expectation import Expectation
+from jaxrobust.threats import narrow
 
 # So many examples show whether a model returns probabilities; all would cost a forward
 # pass, as much as a twentieth of PGD-10.

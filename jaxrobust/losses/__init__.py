@@ -5,6 +5,16 @@ good for the adversary. Training minimises the mean of one of them (`cross_entro
 Logits in half precision are taken to float32 first.
 """
 
+from jaxrobust._core.kinds import (
+    ANYTHING,
+    LABELS,
+    LOGITS,
+    MULTI_HOT,
+    PAIR,
+    POSITIONS,
+    TARGETS,
+    VALUES,
+)
 from jaxrobust.losses.classification import (
     cross_entropy,
     dlr,
@@ -15,18 +25,7 @@ from jaxrobust.losses.classification import (
     negative_log_prob,
 )
 from jaxrobust.losses.expected import Expected, expected
-from jaxrobust.losses.kinds import (
-    ANYTHING,
-    LABELS,
-    LOGITS,
-    MULTI_HOT,
-    PAIR,
-    POSITIONS,
-    TARGETS,
-    VALUES,
-    is_success,
-    takes,
-)
+from jaxrobust.losses.kinds import is_success, takes
 from jaxrobust.losses.outputs import (
     PerPosition,
     binary_cross_entropy,

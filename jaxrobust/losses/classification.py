@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust._core import batching, predictions
-from jaxrobust.losses.kinds import LABELS, LOGITS, PAIR, declares
+from jaxrobust._core.kinds import LABELS, LOGITS, PAIR
+from jaxrobust.losses.kinds import declares
 
 
 @declares(LABELS)

@@ -7,19 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust._core import predictions
+from jaxrobust._core.kinds import ANYTHING, LABELS, MULTI_HOT, PAIR, TARGETS
 from jaxrobust.types import Loss
 
 _F = TypeVar("_F", bound=Callable)
-
-# What the `y` of a loss may be.
-LABELS = "labels"  # integers [B], the classes to leave
-TARGETS = "targets"  # integers [B], the classes to reach
-PAIR = "labels and targets"  # a tuple of both
-LOGITS = "clean logits"  # [B, C]
-VALUES = "values"  # floats [B, ...]
-MULTI_HOT = "multi-hot labels"  # [B, C], 0 or 1
-POSITIONS = "labels of positions"  # integers [B, ...], one for each pixel or token
-ANYTHING = "anything"  # a loss that does not say
 
 
 def declares(kind: str) -> Callable[[_F], _F]:

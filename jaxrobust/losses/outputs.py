@@ -7,15 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust._core import batching, predictions
+from jaxrobust._core.kinds import ANYTHING, LABELS, MULTI_HOT, POSITIONS, VALUES
 from jaxrobust._core.representation import concise
-from jaxrobust.losses.kinds import (
-    ANYTHING,
-    LABELS,
-    MULTI_HOT,
-    POSITIONS,
-    VALUES,
-    declares,
-)
+from jaxrobust.losses.kinds import declares
 from jaxrobust.losses.kinds import takes as takes_of
 from jaxrobust.types import Loss
 

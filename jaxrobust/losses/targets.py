@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import jax
 
+from jaxrobust._core.kinds import ANYTHING, LABELS, TARGETS
 from jaxrobust._core.representation import concise
 from jaxrobust.losses.expected import Expected
-from jaxrobust.losses.kinds import ANYTHING, LABELS, TARGETS
 from jaxrobust.losses.kinds import takes as takes_of
 from jaxrobust.types import Loss
 

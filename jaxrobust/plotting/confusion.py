@@ -1,17 +1,21 @@
 """Which class becomes which: the confusion matrix, clean and under attack."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from matplotlib.axes import Axes
 
-from jaxrobust.evaluation.report import Report
 from jaxrobust.plotting.style import name_ticks, one_axes, readable_on
+
+if TYPE_CHECKING:
+    from jaxrobust.evaluation.report import Report
 
 # Above this many classes the numbers in the cells could not be read.
 _MAX_ANNOTATED = 20
 
 
 def confusion(
-    report: Report,
+    report: "Report",
     *,
     under_attack: bool = True,
     class_names: tuple[str, ...] | None = None,

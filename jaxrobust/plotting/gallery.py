@@ -1,20 +1,22 @@
 """Adversarial examples beside what they were made of."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from matplotlib.axes import Axes
 
-from jaxrobust.evaluation.report import Report
 from jaxrobust.plotting.style import COLORS, new_axes, to_axes_array
+
+if TYPE_CHECKING:
+    from jaxrobust.evaluation.report import Report
 
 _ROWS = ("clean", "perturbation", "adversarial")
 _IN_A_ROW = 8
 
 
 def gallery(
-    report: Report,
+    report: "Report",
     x: ArrayLike,
     *,
     index: Any = None,

@@ -20,7 +20,17 @@ from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
 class Objective(abc.ABC):
-    """The two nested problems, visible in the code; see `jaxrobust.types.Objective`."""
+    """The two nested problems, visible in the code; see `jaxrobust.types.Objective`.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> objective = jr.training.adversarial(jr.FGSM(), jr.Linf(0.25))
+      >>> model, x, y = (lambda x: 9 * x), jnp.full((1, 2), 0.5), jnp.array([0])
+      >>> found = objective.inner(model, x, y, key=None, step=None)
+      >>> loss, metrics = objective.outer(model, x, y, found, step=None)
+      >>> print(found, metrics["accuracy"])
+      [[0.25 0.75]] 0.0
+    """
 
     __repr__ = concise
 

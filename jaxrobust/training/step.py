@@ -125,7 +125,7 @@ def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     *,
-    gradient: Gradient,
+    gradient: Gradient = value_and_grad,
     batch_size: int,
     scale: float,
     augment: Callable[..., jax.Array] | None,

@@ -44,9 +44,9 @@ def assert_same(fn, *args, num_convs=1, num_plain=0):
     def scalar(fn):
         return jax.jit(jax.value_and_grad(lambda x: jnp.tanh(fn(x, *args[1:])).sum()))
 
-    # Sums of some hundred products of order one, in another order.
+    # Sums of some hundred products of order one, in another order, some cubed.
     for a, b in zip(*(scalar(f)(args[0]) for f in (fast, fn)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-5)
 
 
 def in_scan(x):
@@ -105,7 +105,7 @@ def test_while_loop():
 
     fast = jr.fast_convolutions(fn)
     assert count(fast, X) == (1, 0)
-    np.testing.assert_allclose(jax.jit(fast)(X), fn(X), atol=1e-6)  # rounding
+    np.testing.assert_allclose(jax.jit(fast)(X), fn(X), atol=5e-6)  # of three rounds
 
 
 def test_rematerialisation_keeps_its_policy():

@@ -315,6 +315,7 @@ def test_an_offset_of_all_logits(targeted):
     np.testing.assert_allclose(found[1], found[0], rtol=0.1, atol=0.02)
 
 
+@pytest.mark.slow
 def test_many_classes_in_chunks(monkeypatch):
     """Gradients are taken 16 classes at a time, and the nearest is that of all at once."""
     weights = jax.random.normal(jax.random.key(4), (FEATURES, 300))

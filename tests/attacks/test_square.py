@@ -185,6 +185,7 @@ def test_linf_proposals_change_one_window():
     assert set(starts) == set(range(8 - side + 1))  # per example, the last included
 
 
+@pytest.mark.slow
 def test_l1_is_as_strong_as_the_reference():
     """On a linear model of three channels, where mass has to change its channel.
 

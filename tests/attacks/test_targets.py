@@ -120,6 +120,7 @@ def test_few_classes(classes):
     assert after[0] > 0  # misclassified before, and still
 
 
+@pytest.mark.slow
 def test_targets_break_what_one_target_does_not():
     """A linear model, where each target has its own exact optimum."""
     weights = jnp.array([[1.0, 0.95, 0.0], [0.0, 0.0, 1.0]])

@@ -124,7 +124,7 @@ def test_a_problem_survives_the_disk(tmp_path):
     [
         pytest.param("pgd-tutorial", marks=pytest.mark.slow),
         pytest.param("accuracy-standard", marks=pytest.mark.slow),
-        "train-fgsm",
+        pytest.param("train-fgsm", marks=pytest.mark.slow),
         "import",
     ],
 )

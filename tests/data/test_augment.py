@@ -49,6 +49,7 @@ def test_nothing_to_do_is_the_identity():
     assert np.array_equal(pad_crop_flip(jax.random.key(0), x, padding=0, flip=False), x)
 
 
+@pytest.mark.slow
 def test_example_depends_on_its_own_key_and_image_only():
     x, keys = batch(), jax.random.split(jax.random.key(0), 8)
     whole = pad_crop_flip(keys, x)

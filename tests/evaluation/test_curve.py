@@ -74,6 +74,7 @@ def test_misuse(eps, options, advice):
         curve(eps=eps, **options)
 
 
+@pytest.mark.slow
 def test_vmap_over_eps():
     """A sweep over eps inside one program, for an attack as a function."""
     radii = np.array(EPS, np.float32)

@@ -26,6 +26,7 @@ def test_four_devices(mesh, stop_early):
     np.testing.assert_array_equal(spread.x_adv, whole.x_adv)
 
 
+@pytest.mark.slow
 def test_parameters_that_are_spread_already(mesh):
     """A model too large for one device stays spread over the mesh."""
     sharding = jax.sharding.NamedSharding(

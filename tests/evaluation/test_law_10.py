@@ -192,7 +192,7 @@ FEW = dict(deadline=None, suppress_health_check=list(HealthCheck), derandomize=T
 FEW["phases"] = (Phase.explicit, Phase.generate)
 
 
-@settings(max_examples=3, **FEW)
+@settings(max_examples=1, **FEW)
 @given(problems)
 def test_what_is_reported_is_what_the_points_say(problem):
     check(problem)

@@ -56,6 +56,7 @@ def test_evaluation_mode_whatever_the_model_is_in(x):
     np.testing.assert_allclose(f(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_snapshot(x):
     model = UserNet(nnx.Rngs(0))
     f = models.logits_fn(model)

@@ -188,7 +188,7 @@ def test_keys_of_the_older_kind():
     np.testing.assert_array_equal(typed(X), older(X))
 
 
-@pytest.mark.parametrize("mark", [jr.fast_convolutions, jr.plain_convolutions])
+@pytest.mark.parametrize("mark", [jr.plain_convolutions, jr.fast_convolutions])
 def test_the_loss_of_each_draw(mark):
     """Value and gradient of `expected` are means over the draws, one by one."""
     model = mark(jr.eot(MODEL, NOISE, key=KEY, num_samples=5, fixed=True))

@@ -52,6 +52,7 @@ def test_shape_randomness_and_gradient(name):
     assert jnp.abs(tangent).max() > 0.1
 
 
+@pytest.mark.slow
 def test_resized_images_stay_inside():
     """Shrinking to [low, 1] loses no mass at the border, whatever the place."""
     image = jnp.zeros((16, 16)).at[6:10, 6:10].set(1.0)

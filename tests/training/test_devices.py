@@ -24,6 +24,7 @@ def train(**options):
     return jr.training.fit(model, objective, optax.sgd(0.1), X, Y, **settings)
 
 
+@pytest.mark.slow
 def test_four_devices():
     """The same draws, so the same losses and weights."""
     if jax.device_count() < 4:

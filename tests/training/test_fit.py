@@ -211,6 +211,7 @@ def test_stored_pixels_are_scaled_after_augmentation(scale, divisor):
     assert result.history[0]["train_mean"] == pytest.approx(16 / divisor)
 
 
+@pytest.mark.slow
 def test_everything_is_compiled_once():
     traces = {"objective": 0, "attack": 0}
 

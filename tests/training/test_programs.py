@@ -143,6 +143,7 @@ def test_a_digest_of_another_version_says_so(begun, monkeypatch):
         run(begun, 2, optimizer=optax.adam(0.1))
 
 
+@pytest.mark.slow
 def test_functions_of_the_host_are_not_resumed(tmp_path):
     """They cannot be known; what only looks is no obstacle."""
 

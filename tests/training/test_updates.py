@@ -88,6 +88,7 @@ def test_the_plateau_reduces_the_rate():
     assert reduced[-1] > 1.01 * plain[-1]
 
 
+@pytest.mark.slow
 def test_several_steps_in_one_call_and_a_checkpoint(tmp_path):
     """The state of a line search is carried by the loop, and comes back from a file."""
     linesearch = optax.scale_by_backtracking_linesearch(5, store_grad=True)
@@ -137,6 +138,7 @@ def test_one_that_does_not_fit(optimizer):
         trained(optimizer)
 
 
+@pytest.mark.slow
 def test_a_line_search_attacks_anew():
     """The function that it evaluates is the inner maximum at other parameters."""
     import jaxrobust as jr

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import losses
-from jaxrobust._core import narrow, predictions
+from jaxrobust._core import predictions
 from jaxrobust._core.placing import Placing
 from jaxrobust._cpu.convolution import fast_convolutions, is_slow_in_loops
 from jaxrobust.attacks._call import rounded
 from jaxrobust.evaluation.queue._problem import Problem
+from jaxrobust.threats import narrow
 from jaxrobust.types import Array, LogitsFn, Threat
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust._core import narrow, threat_rows
+from jaxrobust._core import threat_rows
 from jaxrobust._core.placing import Placing
+from jaxrobust.threats import narrow
 
 
 @dataclasses.dataclass(frozen=True)

@@ -116,6 +116,7 @@ def test_weaker_attacks_say_what_their_points_are_worth(name):
     assert report.robust_accuracy < report.clean_accuracy
 
 
+@pytest.mark.slow
 def test_a_prediction_averages_as_many_draws_as_are_deployed():
     model = dataclasses.replace(MODEL, average="logits", num_deployed=None)
     report = evaluate(model, jr.FGSM())

@@ -242,6 +242,7 @@ def digest_of(model=MODEL, **changes):
     return files[0]._fingerprint
 
 
+@pytest.mark.slow
 def test_the_same_model_with_another_gradient(tmp_path, monkeypatch):
     """Gone on with, its findings would be those of the weaker attack."""
     file = tmp_path / "state.npz"

@@ -144,6 +144,7 @@ def test_radius_of_each_example_follows_it_into_its_slot():
     np.testing.assert_array_equal(report.is_robust[::2], whole.is_robust[::2])
 
 
+@pytest.mark.slow
 def test_shrinking(monkeypatch):
     """The last examples move to fewer slots; the outcome is theirs, not the slots'."""
     sizes, rounds = [], []

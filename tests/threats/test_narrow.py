@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from jaxrobust._core import narrow, rounding
+from jaxrobust._core import rounding
+from jaxrobust.threats import narrow
 
 pytestmark = pytest.mark.thin
 
@@ -75,6 +76,7 @@ def test_points_are_feasible_in_their_own_type(attack, threat, dtype):
     assert (gained > 0).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_most_of_the_optimum_is_kept():
     """What lies between the numbers of the type costs an l_2 attack a few percent."""
     x, y = problem(jnp.bfloat16)
