@@ -176,7 +176,11 @@ def check_eps(threat: Any, shape: tuple[int, ...]) -> None:
     eps = np.max(threat.eps)
     # No norm of the difference of two inputs is smaller than its largest entry.
     most = np.max(upper - lower)
-    if eps <= most * (1 + 1e-6) or max(lower.ndim, upper.ndim) > len(shape):
+    if (
+        np.isinf(eps)
+        or eps <= most * (1 + 1e-6)
+        or max(lower.ndim, upper.ndim) > len(shape)
+    ):
         return
     corners = [jnp.broadcast_to(bound, shape)[None] for bound in (upper, lower)]
     farthest = float(threat.distance(*corners)[0])

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, ClassVar, NamedTuple, final
 
 import jax
+import numpy as np
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, pytree
@@ -50,6 +51,11 @@ class Attack(abc.ABC):
     @abc.abstractmethod
     def needs_key(self) -> bool:
         """Whether a key must be given."""
+
+    @property
+    def allows_any_distance(self) -> bool:
+        """Whether `eps` may be infinite: what it looks for is the nearest point."""
+        return False
 
     @property
     def instead_of_a_key(self) -> str:
@@ -95,7 +101,15 @@ class Attack(abc.ABC):
         return 1
 
     def init_item(
-        self, x: Array, y: Any, logits: Array, item: Array, *, threat: Threat, keys: Any
+        self,
+        x: Array,
+        y: Any,
+        logits: Array,
+        item: Array,
+        *,
+        threat: Threat,
+        keys: Any,
+        start: Array | None = None,
     ) -> Any:
         """Return the state of `machine` at the start of each example's item.
 
@@ -110,10 +124,11 @@ class Attack(abc.ABC):
           item: `[B]` int32, `0 <= item < num_items(C)`.
           threat: The threat model.
           keys: `[B]` keys of the whole attack; those of the items are derived from them.
+          start: Where to begin `[B, ...]` instead; of several restarts, the first.
         """
         del logits, item
         assert self.machine is not None
-        return self.machine.init(x, y, threat=threat, keys=keys)
+        return self.machine.init(x, y, threat=threat, keys=keys, start=start)
 
     @final
     def __call__(
@@ -141,6 +156,7 @@ class Attack(abc.ABC):
           ValueError, TypeError: On misuse, with advice.
         """
         check_takes_one(self)
+        check_distance(self, threat)
         return _call.call(self, logits_fn, x, y, threat=threat, key=key)
 
 
@@ -260,6 +276,18 @@ def check_takes_one(attack: Attack) -> None:
         )
 
 
+def check_distance(attack: Attack, threat: Threat) -> None:
+    """Raise where an infinite eps would be the length of a step."""
+    if attack.allows_any_distance or isinstance(threat.eps, jax.core.Tracer):
+        return
+    if not np.all(np.isfinite(threat.eps)):
+        raise ValueError(
+            f"{attack!r} moves in units of eps, which is infinite in threat={threat!r}: "
+            "give a radius, or an attack that looks for the nearest point, such as "
+            "jr.FAB()."
+        )
+
+
 def check_takes_labels(attack: Attack, name: str) -> None:
     """Raise where an attack takes something else than the labels that it will be given."""
     if attack.takes not in (losses.LABELS, losses.ANYTHING):
@@ -289,8 +317,8 @@ def as_attack(attack: Any) -> Attack:
             tuple(getattr(attack, "papers", ())),
         )
         return Function(batching.as_pytree(attack), says)
-    if jax.tree_util.treedef_is_leaf(
-        jax.tree.structure(attack)
+    if any(
+        leaf is attack for leaf in jax.tree.leaves(attack)
     ):  # a user's class that is not a pytree
         jax.tree_util.register_static(type(attack))
     return attack
@@ -312,6 +340,8 @@ class Function(Attack):
 
     function: Any
     says: _Says = pytree.static()
+
+    allows_any_distance = True  # it is its business
 
     takes = property(lambda self: self.says.takes)
     needs_key = property(lambda self: self.says.needs_key)

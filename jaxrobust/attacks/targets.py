@@ -86,6 +86,11 @@ class Targets(Attack):
         """The attack whose steps are taken."""
         return self.attack.machine
 
+    @property
+    def allows_any_distance(self) -> bool:
+        """Whether `eps` may be infinite: where it may for the attack."""
+        return self.attack.allows_any_distance
+
     def total_cost(self, num_classes: int = 10) -> Cost | None:
         """Return the evaluations of all runs, a forward pass each, one on the clean `x`."""
         cost = self.attack.total_cost(num_classes)
@@ -109,14 +114,14 @@ class Targets(Attack):
         inner = self.attack.num_items(num_classes)
         return min(self.num_targets, num_classes - 1) * inner
 
-    def init_item(self, x, y, logits, item, *, threat, keys) -> Any:
+    def init_item(self, x, y, logits, item, *, threat, keys, start=None) -> Any:
         """Return the state at the start of each example's item; evaluates nothing."""
         t, rest = jnp.divmod(item, self.attack.num_items(logits.shape[-1]))
         target = jnp.take_along_axis(self._targets(logits, y), t[:, None], axis=1)
         keys_t = None if keys is None else batching.fold_in(keys, t)
         guided = Guided(y, target[:, 0])
         return self.attack.init_item(
-            x, guided, logits, rest, threat=threat, keys=keys_t
+            x, guided, logits, rest, threat=threat, keys=keys_t, start=start
         )
 
     def _targets(self, logits: Array, y: Array) -> Array:

@@ -1,6 +1,7 @@
 """Attacks made of attacks: the best of several restarts, the worst case of several."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -82,6 +83,11 @@ class Restarts(Attack):
         """The attack whose steps are taken."""
         return self.attack.machine
 
+    @property
+    def allows_any_distance(self) -> bool:
+        """Whether `eps` may be infinite: where it may for the attack."""
+        return self.attack.allows_any_distance
+
     def total_cost(self, num_classes: int = 10) -> Cost | None:
         """Return the evaluations of all restarts, and a forward pass for each result."""
         cost = self.attack.total_cost(num_classes)
@@ -101,11 +107,16 @@ class Restarts(Attack):
         """Return the number of restarts times the runs of each."""
         return self.num_restarts * self.attack.num_items(num_classes)
 
-    def init_item(self, x, y, logits, item, *, threat, keys) -> Any:
+    def init_item(self, x, y, logits, item, *, threat, keys, start=None) -> Any:
         """Return the state at the start of each example's item; evaluates nothing."""
         r, rest = jnp.divmod(item, self.attack.num_items(logits.shape[-1]))
         keys_r = None if keys is None else batching.fold_in(keys, r)
-        return self.attack.init_item(x, y, logits, rest, threat=threat, keys=keys_r)
+        init = functools.partial(self.attack.init_item, x, y, logits, rest)
+        state = init(threat=threat, keys=keys_r)
+        if start is None:
+            return state
+        first = init(threat=threat, keys=keys_r, start=start)
+        return jax.tree.map(lambda a, b: batching.where(r == 0, a, b), first, state)
 
 
 @pytree.register
@@ -145,6 +156,11 @@ class WorstOf(Attack):
     def needs_key(self) -> bool:
         """Whether a key must be given."""
         return any(attack.needs_key for attack in self.attacks)
+
+    @property
+    def allows_any_distance(self) -> bool:
+        """Whether `eps` may be infinite: where it may for all parts."""
+        return all(attack.allows_any_distance for attack in self.attacks)
 
     @property
     def takes(self) -> str:

@@ -1,5 +1,6 @@
 """Evaluate a classifier under an attack, or under several, cheap ones first."""
 
+import dataclasses
 import os
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +20,7 @@ from jaxrobust._core import (
     threat_rows,
 )
 from jaxrobust._core.placing import Placing
-from jaxrobust.attacks._base import as_attack
+from jaxrobust.attacks._base import as_attack, check_distance
 from jaxrobust.attacks._call import any_tracer, as_pytree, check_key
 from jaxrobust.evaluation import _audit
 from jaxrobust.evaluation._papers import papers
@@ -39,6 +40,7 @@ def evaluate(
     threat: Threat,
     key: Array | None = None,
     target: Any = None,
+    start: Array | None = None,
     groups: Array | None = None,
     among: ArrayLike | None = None,
     include_misclassified: bool = False,
@@ -75,6 +77,9 @@ def evaluate(
       key: One typed PRNG key; needed by attacks that draw random numbers.
       target: What attacks take that do not take labels: `[N]` classes to reach for a
         targeted loss, clean logits for `kl`. Of several attacks, each gets its own.
+      start: Where attacks that take steps begin `[N, ...]`, such as the points of an
+        earlier report, instead of at `x` or at random; drawn into the threat. Of several
+        restarts, the first. Plain functions and FGSM cannot take it.
       groups: Number of the group of each example `[N]`, for accuracies per group.
       among: Which examples to attack `[N]`, booleans; the others are reported at
         their clean points, as if the attack had failed. By default all.
@@ -116,6 +121,7 @@ def evaluate(
     attack = as_attack(attack)
     key = check_key(attack, key)
     threat = threat_rows.as_threat(threat)
+    check_distance(attack, threat)
     _check_examples(x, y, groups=groups, among=among)
     x, y = checks.check_inputs(x, y, threat, losses.LABELS, xp=np)
     if individually and not stop_early:
@@ -140,6 +146,9 @@ def evaluate(
     _check_model(model, x[rows], y)
     _random.check(model, x[rows], individually=individually)
     problem = _forward.prepare(model, threat, x, y, placing, size)
+    if start is not None:
+        points = _check_start(stages, np.asarray(start, problem.x.dtype), x)
+        problem = dataclasses.replace(problem, start=points)
     model_checks.check_finite_logits(problem.logits)
     _stages.check(stages, problem, size)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
@@ -153,7 +162,7 @@ def evaluate(
         chosen &= problem.is_correct
     digest = ""
     if state_file is not None:
-        extra = (chosen, key_data, individually)
+        extra = (chosen, key_data, individually, problem.start)
         digest = fingerprint(problem, stages, settings, extra, size)
     with StateFile(state_file, digest, save_every) as file:
         arguments = (stages, problem, chosen, size, file)
@@ -229,6 +238,23 @@ def _check_examples(x: Any, y: Any, **one_each: Any) -> None:
                 f"{name} has shape {np.shape(values)}; one value for each of the "
                 f"{len(y)} examples is needed, shape ({len(y)},)."
             )
+
+
+def _check_start(stages: list, start: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Return where the attacks begin, or raise where one cannot."""
+    without = [stage.name for stage in stages if not stage.is_queued]
+    if without:
+        raise ValueError(
+            f"start= is for attacks that take steps from a point, not for {without[0]}: "
+            "leave it out, or use jr.PGD, jr.APGD, jr.FAB, jr.Square (and no "
+            "stop_early=False)."
+        )
+    if start.shape != x.shape or not np.isfinite(start).all():
+        raise ValueError(
+            f"start has shape {start.shape}, x {x.shape}: one finite point for each "
+            "example is needed, such as report.x_adv."
+        )
+    return start
 
 
 def _check_target(stages: list, y: np.ndarray, target: Any, among: Any) -> None:

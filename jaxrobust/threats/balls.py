@@ -30,14 +30,15 @@ class Linf:
     exactly in float32: where x + eps rounds outwards, the next number inwards is taken.
 
     Args:
-      eps: Radius in the units of the data, a scalar or `[B]`.
+      eps: Radius in the units of the data, a scalar or `[B]`; infinite for attacks that
+        look for the nearest adversarial point at whatever distance (`FAB`).
       bounds: `(lower, upper)` of valid data, infinite where there is no limit; `None` for
         no bounds. Each a scalar, `[C]` along the last axis, the shape of one example, in
         which axes may be 1, or the same for each example, `[B, ...]`.
       mask: What may be perturbed (non-zero), in one of these shapes; `None`: all.
 
     Raises:
-      ValueError: If `eps` is negative or not finite, or the bounds are out of order.
+      ValueError: If `eps` is negative or NaN, or the bounds are out of order.
 
     Example:
       >>> import jax.numpy as jnp
@@ -98,12 +99,13 @@ class L2:
     of each coordinate and a relative 1e-6.
 
     Args:
-      eps: Radius in the units of the data, a scalar or `[B]`.
+      eps: Radius in the units of the data, a scalar or `[B]`; infinite for attacks that
+        look for the nearest adversarial point at whatever distance (`FAB`).
       bounds: `(lower, upper)` of valid data, see `Linf`; `None` for no bounds.
       mask: What may be perturbed (non-zero), see `Linf`; `None`: all.
 
     Raises:
-      ValueError: If `eps` is negative or not finite, or the bounds are out of order.
+      ValueError: If `eps` is negative or NaN, or the bounds are out of order.
 
     Example:
       >>> import jax.numpy as jnp
@@ -159,12 +161,13 @@ class L1:
     rounding: one ulp of each coordinate and a relative 1e-6.
 
     Args:
-      eps: Radius in the units of the data, a scalar or `[B]`.
+      eps: Radius in the units of the data, a scalar or `[B]`; infinite for attacks that
+        look for the nearest adversarial point at whatever distance (`FAB`).
       bounds: `(lower, upper)` of valid data, see `Linf`; `None` for no bounds.
       mask: What may be perturbed (non-zero), see `Linf`; `None`: all.
 
     Raises:
-      ValueError: If `eps` is negative or not finite, or the bounds are out of order.
+      ValueError: If `eps` is negative or NaN, or the bounds are out of order.
 
     Example:
       >>> import jax.numpy as jnp
@@ -217,11 +220,12 @@ def _check(threat: Linf | L2 | L1) -> None:
         )
     if _is_concrete(threat.eps):
         eps = np.asarray(threat.eps)
-        if not np.all((eps >= 0) & np.isfinite(eps)):
+        if not np.all(eps >= 0):
             raise ValueError(
-                f"{name}(eps={threat.eps}): eps must be finite and at least 0; it is the "
-                "radius of the ball, in the units of the data (8 / 255 for images in "
-                "[0, 1])."
+                f"{name}(eps={threat.eps}): eps must be at least 0; it is the radius of "
+                "the ball, in the units of the data (8 / 255 for images in [0, 1]). "
+                "Infinity means at whatever distance, for attacks that look for the "
+                "nearest point."
             )
     bounds = threat.bounds
     is_pair = not isinstance(bounds, tuple | list) or len(bounds) == 2

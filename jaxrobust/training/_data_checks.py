@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxrobust import losses
 from jaxrobust._core import checks as _host_checks
-from jaxrobust._core import label_checks, model_checks
+from jaxrobust._core import label_checks, model_checks, threat_rows
 
 # Of inputs in [0, 1], some will be brighter.
 _SUSPICIOUS = 0.2
@@ -96,7 +96,7 @@ def check_range(name: str, x: jax.Array, scale: float, threat: Any) -> None:
             "scale that makes the largest possible value 1 (uint8: 255 by default; "
             "jr.data: data.scale for x_train, 1 for what data.images returned)."
         )
-    if getattr(threat, "bounds", None) is None:
+    if threat is None or threat.bounds is None:
         return
     if not all(_is_of_an_example(np.shape(b), low.shape) for b in threat.bounds):
         # They are of the shape that `augment` gives to the images.
@@ -114,13 +114,13 @@ def check_threat_shapes(owner: str, threat: Any, shape: tuple[int, ...]) -> None
     Batches are drawn anew in each epoch: what belongs to a row of the data would be given
     to others.
     """
-    eps, mask = getattr(threat, "eps", None), getattr(threat, "mask", None)
-    bounds = getattr(threat, "bounds", None)
-    lower, upper = (None, None) if bounds is None else bounds
-    if eps is not None and np.size(eps) > 1:
+    if threat is None:
+        return
+    mask, (lower, upper) = threat.mask, threat.bounds or (None, None)
+    if np.size(threat.eps) > 1:
         raise ValueError(
-            f"eps of {owner} has shape {np.shape(eps)}, one for each example, but the "
-            "batches are shuffled: give one eps for all."
+            f"eps of {owner} has shape {np.shape(threat.eps)}, one for each example, but "
+            "the batches are shuffled: give one eps for all."
         )
     for name, value in (("mask", mask), ("lower bound", lower), ("upper bound", upper)):
         given = () if value is None else np.shape(value)
@@ -159,7 +159,7 @@ def check_all(
     augment: Callable | None,
 ) -> None:
     """Check data, model and the threats of objective and validation with each other."""
-    (x, y), (trained, scored) = data, threats
+    (x, y), (trained, scored) = data, (t and threat_rows.as_threat(t) for t in threats)
     shape = check_model(logits_fn, x[:batch_size], y, validation, augment)
     check_threat_shapes("the objective's threat", trained, shape)
     check_range("x", x, scale, trained)

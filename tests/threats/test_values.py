@@ -127,10 +127,10 @@ def test_vmap_over_eps_and_eps_per_example(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("eps", [-0.1, float("nan"), float("inf"), np.array([0.1, -1])])
+@pytest.mark.parametrize("eps", [-0.1, float("nan"), np.array([0.1, -1])])
 def test_impossible_eps(kind, eps):
-    """A radius is finite and not negative; the message says in which units."""
-    with pytest.raises(ValueError, match=r"finite and at least 0.*units of the data"):
+    """A radius is not negative; the message says in which units."""
+    with pytest.raises(ValueError, match=r"at least 0.*units of the data"):
         kind(eps)
 
 

@@ -91,6 +91,11 @@ class FAB(Stepped):
         return ", or choose random_start=False"
 
     @property
+    def allows_any_distance(self) -> bool:
+        """Whether `eps` may be infinite: unless the start is drawn in the ball."""
+        return not self.random_start
+
+    @property
     def is_evaluated(self) -> bool:
         """Whether the point that is returned has been: a projected one has not."""
         return False
@@ -148,7 +153,8 @@ class FAB(Stepped):
         back = state.x + self.beta * (state.x_adv - state.x)  # eq. (11)
         is_adversarial = losses.is_success(self.loss, logits, state.y)
         x_adv = batching.where(is_adversarial, back.astype(state.x.dtype), state.x_adv)
-        is_within = state.nearest_distance <= jnp.asarray(threat.eps)
+        is_found = jnp.isfinite(state.nearest_distance)
+        is_within = is_found & (state.nearest_distance <= jnp.asarray(threat.eps))
         # What was verified within eps is returned as it is, to the last bit.
         projected = threat.project(state.nearest, state.x)
         return state._replace(

@@ -26,6 +26,7 @@ class Problem:
       placing: Where batches go.
       is_loop: Whether several steps may be one loop: not if convolutions are slow there.
       dtype: The type in which points are returned; `x` is in float32 at least.
+      start: Where the first run of each attack begins `[N, ...]`, or None.
     """
 
     logits_fn: Any
@@ -36,6 +37,7 @@ class Problem:
     placing: Placing
     is_loop: bool
     dtype: Any
+    start: np.ndarray | None = None
 
     @property
     def is_correct(self) -> np.ndarray:

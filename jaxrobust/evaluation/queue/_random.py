@@ -163,7 +163,9 @@ def _points(
     last = inner.num_calls
     for item in range(stage.attack.num_items(num_classes)):
         number = problem.placing.spread(np.full(len(rows), item, np.int32))
-        state = _slots.start_items(stage.attack, threat, x, y, logits, number, keys)
+        start = None if problem.start is None else problem.start[rows]
+        given = x, y, logits, number, keys, problem.placing.spread(start)
+        state = _slots.start_items(stage.attack, threat, *given)
         done = 0
         for stop in sorted({max(last - 2, 0), max(last - 1, 0), last}):
             state = _advance(inner, problem, threat, state, stop - done)

@@ -191,9 +191,9 @@ def start(stage: Stage, problem: Problem, slots: Slots) -> Any:
 
 def _arguments(stage: Stage, problem: Problem, slots: Slots) -> tuple[Any, ...]:
     rows = np.maximum(slots.rows, 0)
-    batch = (problem.x, stage.y, problem.logits)
-    x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
-    batch = (x, y, logits, slots.items, stage.keys_of(rows))
+    batch = (problem.x, stage.y, problem.logits, problem.start)
+    x, y, logits, start = jax.tree.map(lambda leaf: leaf[rows], batch)
+    batch = (x, y, logits, slots.items, stage.keys_of(rows), start)
     return stage.attack, problem.threat_of(rows), *problem.placing.spread(batch)
 
 
@@ -268,13 +268,14 @@ def _advance(attack, logits_fn, threat, state, num_steps, *, is_loop: bool):
 
 
 @functools.partial(jax.jit, donate_argnames="state")
-def _restart(state, is_new, attack, threat, x, y, logits, item, keys):
-    return _select(is_new, start_items(attack, threat, x, y, logits, item, keys), state)
+def _restart(state, is_new, *arguments):
+    return _select(is_new, start_items(*arguments), state)
 
 
 @jax.jit
-def start_items(attack, threat, x, y, logits, item, keys):
-    return attack.init_item(x, y, logits, item, threat=threat, keys=keys)
+def start_items(attack, threat, x, y, logits, item, keys, start=None):
+    given = dict(threat=threat, keys=keys, start=start)
+    return attack.init_item(x, y, logits, item, **given)
 
 
 @jax.jit

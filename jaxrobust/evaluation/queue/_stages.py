@@ -109,7 +109,8 @@ def check(stages: list[Stage], problem: Problem, size: int) -> None:
         _call.check_model(stage.attack, problem.logits_fn, x, y, threat)
         if stage.is_queued:
             item = np.zeros(size, np.int32)
-            arguments = stage.attack, threat, x, y, logits, item, keys
+            start = None if problem.start is None else problem.start[rows]
+            arguments = stage.attack, threat, x, y, logits, item, keys, start
             jax.eval_shape(_slots.start_items, *arguments)
         elif len(stages) > 1:
             arguments = stage.attack, problem.logits_fn, threat, x, y, y, keys
