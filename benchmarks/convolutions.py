@@ -290,4 +290,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     with _common.friendly_errors():
-        main(tyro.cli(Config))
+        main(tyro.cli(Config, prog="python -m benchmarks.convolutions"))

@@ -339,4 +339,4 @@ def main(config: Config) -> None:
 
 if __name__ == "__main__":
     with _common.friendly_errors():
-        main(tyro.cli(Config, description=__doc__))
+        main(tyro.cli(Config, prog="python -m benchmarks.gpu", description=__doc__))

@@ -115,6 +115,16 @@ def _chosen(config: Config, tasks: dict[str, Task]) -> list[Task]:
                 raise ValueError(
                     f"there is no {what} {name!r}: take some of {', '.join(known)}"
                 )
+    if config.weights is not None and not config.weights.is_file():
+        raise ValueError(
+            f"--weights {config.weights} is not a file: give the .npz itself, such as "
+            f"{config.weights / 'mnist_fast_adversarial_pgd.npz'}"
+        )
+    if config.checkpoints is not None and not config.checkpoints.is_dir():
+        raise ValueError(
+            f"--checkpoints {config.checkpoints} is not a directory: give the --out of "
+            "python -m experiments.robustness_table --dataset mnist"
+        )
     if config.rounds < 1:
         raise ValueError(f"--rounds {config.rounds}: at least 1 is needed")
     return [tasks[name] for name in config.tasks or tasks]
@@ -172,4 +182,4 @@ def _report_failures(name: str, result: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     with _common.friendly_errors():
-        main(tyro.cli(Config, description=__doc__))
+        main(tyro.cli(Config, prog="python -m benchmarks.run", description=__doc__))

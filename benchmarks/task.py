@@ -141,7 +141,7 @@ def at_most(seconds: float) -> Target:
 
 
 def agrees(figure: str, tolerance: float) -> Target:
-    """A figure must be the same on all sides, up to a tolerance in its own units."""
+    """Check that a figure is the same on all sides, up to a tolerance in its own units."""
 
     def is_met(result: Mapping[str, Any]) -> bool | None:
         sides = [s for s in result["sides"].values() if figure in s.get("figures", {})]

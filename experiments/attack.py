@@ -130,9 +130,8 @@ def _draw(
     from experiments import _pictures
 
     if not 2 <= examples.x.ndim <= 4 or examples.x.shape[3:] not in ((), (1,), (3,)):
-        print(
-            f"no gallery: inputs {list(examples.x.shape[1:])} are no image, no signal"
-        )
+        shape = list(examples.x.shape[1:])
+        print(f"no gallery: inputs {shape} are neither images nor signals")
         return []
     return _pictures.gallery(
         {"": report},

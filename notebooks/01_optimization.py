@@ -218,7 +218,7 @@ _ = ax.legend()
 # Two starts on either side of $-5/3$ end worlds apart: one at the local minimum, one on
 # its way to $-\infty$.
 #
-# **Two saddles.** At the origin, both $w_1^2 - w_2^2$ and $w_1^2 + w_2^3$ have gradient zero and are no minimum.
+# **Two saddles.** At the origin, both $w_1^2 - w_2^2$ and $w_1^2 + w_2^3$ have gradient zero and are not minima.
 # From the first, gradient descent is driven away by the factor $1 + 2 \eta$ at every step, unless it starts exactly on the line
 # $w_2 = 0$, which a random start does with probability 0. The noise of SGD leads off the line, too.
 # The second is bad: every start with $w_2 \ge 0$ is drawn to the origin, if $\eta$ is small

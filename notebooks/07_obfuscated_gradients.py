@@ -398,6 +398,6 @@ _ = ax.set_title(rf"{DATASET}, $\ell_\infty$, $\epsilon$ = {EPS}")
 #    everything, and that queries and a transfer beat it. The gradient of `undefended` breaks it:
 #    `attacked(pgd, undefended, judge=model)`.
 # 3. The clean accuracy falls by tens of points, as one draw hides too much; under the attack with fresh draws little
-#    is left, too. Chance alone is no defence.
+#    is left, too. Chance alone is not a defence.
 #
 # </details>

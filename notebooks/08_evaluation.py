@@ -298,7 +298,7 @@ print("papers:", ", ".join(report.papers))
 # 1. `jr.evaluate(..., individually=True).credit()` has `robust_accuracy_alone` for each part.
 # 2. Partly at best. Compare with the standard model at the same radii; a ball of another norm contains points that
 #    training has never seen.
-# 3. At least six: one step is no strong attack; no norm, no bounds and no second attack are named; 100 examples give an
+# 3. At least six: one step is not a strong attack; no norm, no bounds and no second attack are named; 100 examples give an
 #    interval of about 14 points; choosing correct ones hides the clean accuracy, so that the figure is not the
 #    robust accuracy that others report.
 #

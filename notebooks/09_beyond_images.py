@@ -385,8 +385,8 @@ print(
 )
 
 # %% [markdown]
-# A vector between words is no word. So the attack has to be rounded to the vocabulary, and its
-# success measured again *afterwards*: an attack that a real input cannot carry out is no attack.
+# A vector between words is not a word. So the attack has to be rounded to the vocabulary, and its
+# success measured again *afterwards*: an attack that a real input cannot carry out is not an attack.
 
 # %%
 distance = jnp.linalg.norm(

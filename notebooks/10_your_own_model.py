@@ -5,7 +5,7 @@
 #
 # - attack, evaluate and adversarially train a model of Flax NNX, Flax Linen, Equinox or Haiku, or a
 #   bare function;
-# - state what the adversary may do to data that are no images in $[0, 1]$;
+# - state what the adversary may do to data that are not images in $[0, 1]$;
 # - spread an evaluation over several devices.
 #
 # **Where the formulas come from.** Nothing new: the min-max problem of Madry et al. 2018,
@@ -201,7 +201,7 @@ ax = jr.plotting.accuracy_bars(cells, colors=colors)
 _ = ax.set_title(rf"Equinox MLP, {DATASET}, $\epsilon$ = 0.1")
 
 # %% [markdown]
-# ## Data that are no images
+# ## Data that are not images
 #
 # The adversary's limits belong to the data. Bounds can be one number for each feature,
 # `None`, or half open; the mask says which features the adversary can change at all.

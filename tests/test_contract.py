@@ -4,7 +4,6 @@ Models here are small and smooth enough that compiling dominates; shapes are sha
 that each attack is compiled once for each threat.
 """
 
-import contextlib
 import dataclasses
 
 import jax
@@ -14,6 +13,7 @@ import optax
 import pytest
 
 import jaxrobust as jr
+from tests.counting import count_compilations
 
 pytestmark = [pytest.mark.thin, pytest.mark.usefixtures("no_key_reuse")]
 
@@ -109,23 +109,6 @@ X = jax.random.uniform(jax.random.key(1), (BATCH, FEATURES))
 # Corners of the data bounds take part too.
 X = X.at[0, 0].set(0.0).at[1, 1].set(1.0)
 Y = jnp.array([1, 2, 2, 0])  # the model is right about two of them
-
-
-@contextlib.contextmanager
-def count_compilations():
-    """Count XLA compilations, the `jax.make_jaxpr` of an eager call not among them."""
-    events = []
-
-    def listen(name, duration, **_):
-        del duration
-        if name == "/jax/core/compile/backend_compile_duration":
-            events.append(name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield events
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 @each_pair

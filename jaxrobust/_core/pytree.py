@@ -50,7 +50,7 @@ def register(cls: type[T]) -> type[T]:
         return list(zip(keys, children, strict=True)), static
 
     def unflatten(static: tuple, children: Any) -> T:
-        # Not through __init__: JAX puts placeholders in, which are no valid settings.
+        # Not through __init__: JAX puts placeholders in, which are not valid settings.
         value = object.__new__(cls)
         fields = zip(names[False] + names[True], (*children, *static), strict=True)
         for name, child in fields:

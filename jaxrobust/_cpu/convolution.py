@@ -38,7 +38,7 @@ def fast_convolutions(fn: Callable) -> Callable:
     also inside `jit`, `scan`, `while`, `cond`, `checkpoint`, `custom_jvp` and `custom_vjp`
     (with the rules of these); all others, and those inside `shard_map`, stay as they are.
     Values and derivatives of every kind and order are equal to rounding. Where the default
-    device is no CPU, or `fn` cannot be traced, `fn` is called as it is.
+    device is not a CPU, or `fn` cannot be traced, `fn` is called as it is.
 
     Attacks, evaluation and training apply it by themselves. `plain_convolutions(fn)`
     turns it off for a function, the environment variable `JAXROBUST_PLAIN_CONVOLUTIONS=1`
@@ -249,7 +249,7 @@ class _Maker:
 
 @linear_util.transformation2
 def _backward(bwd, *args):
-    """Call the backward rule of the user, which is no program yet."""
+    """Call the backward rule of the user, which is not a program yet."""
     return fast_convolutions(bwd)(*args)
 
 

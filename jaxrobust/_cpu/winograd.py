@@ -95,7 +95,7 @@ def _transform_tile(d):
 
 
 def _transform_result(m):
-    """A' m along one axis."""
+    """Return A' m along one axis."""
     return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
 
 

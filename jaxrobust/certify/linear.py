@@ -60,7 +60,7 @@ def linear_worst_case(
         )
 
     def against(target: Array) -> tuple[Array, Array]:
-        """The exact maximiser of z_target - z_y."""
+        """Return the exact maximiser of z_target - z_y."""
         direction = (weights[:, target][None] - weights[:, y].T).reshape(x.shape)
         delta = threat.steepest(direction, x, threat.eps)
         x_adv = threat.project((x + delta).astype(x.dtype), x)

@@ -31,7 +31,7 @@ class ProgressBar:
         is_shown = is_shown and jax.process_index() == 0
         self._has_lines = is_shown and not (console.is_terminal or console.is_jupyter)
         self._bar = Progress(
-            # Names hold brackets, which are no markup.
+            # Names hold brackets, which are not markup.
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=_BAR_WIDTH),
             MofNCompleteColumn(),

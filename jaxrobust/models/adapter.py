@@ -8,7 +8,7 @@ from flax import nnx
 
 
 def logits_fn(model: nnx.Module) -> jax.tree_util.Partial:
-    """Returns the model in evaluation mode as a pure function of the images.
+    """Return the model in evaluation mode as a pure function of the images.
 
     The function is a pytree whose leaves are the parameters and whose structure is the
     architecture. Pass it through `jax.jit` as an argument, and two models of the same

@@ -52,7 +52,7 @@ class TutorialConvNet(nnx.Module):
         self.output = dense(100, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        """Return the logits [B, num_classes] of the images [B, H, W, C]."""
         x = normalize(self.normalization, x)
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = jax.nn.relu(layer(x))
@@ -101,7 +101,7 @@ class MadryConvNet(nnx.Module):
         self.output = dense(1024, num_classes, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        """Return the logits [B, num_classes] of the images [B, H, W, C]."""
         x = normalize(self.normalization, x)
         for layer in (self.conv1, self.conv2):
             x = jax.nn.relu(layer(x))
@@ -160,7 +160,7 @@ class SmallConvNet(nnx.Module):
         self.output = dense(100, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        """Return the logits [B, num_classes] of the images [B, H, W, C]."""
         x = normalize(self.normalization, x)
         for layer in (self.conv1, self.conv2):
             x = jax.nn.relu(layer(x))

@@ -21,7 +21,7 @@ uniform_fan_in = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 @functools.cache
 def uniform_bias(fan_in: int) -> nnx.Initializer:
-    """Returns the initialiser U(+-1/sqrt(fan_in)) that PyTorch uses for a bias.
+    """Return the initialiser U(+-1/sqrt(fan_in)) that PyTorch uses for a bias.
 
     Args:
         fan_in: number of inputs that one output of the layer sums over.
@@ -53,7 +53,7 @@ def conv(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> nnx.Conv:
-    """Returns a 2-D convolution with a square kernel.
+    """Return a 2-D convolution with a square kernel.
 
     Args:
         in_features: channels of the input.
@@ -92,7 +92,7 @@ def conv(
 def dense(
     in_features: int, out_features: int, *, rngs: nnx.Rngs, **options: Any
 ) -> nnx.Linear:
-    """Returns a fully connected layer with PyTorch's initial weights.
+    """Return a fully connected layer with PyTorch's initial weights.
 
     Args:
         in_features: size of the input.
@@ -137,7 +137,7 @@ class Normalization:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Makes the fields hashable and checks them."""
+        """Make the fields hashable and checks them."""
         object.__setattr__(self, "mean", tuple(map(float, self.mean)))
         object.__setattr__(self, "std", tuple(map(float, self.std)))
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
@@ -164,7 +164,7 @@ CIFAR10 = Normalization((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
 
 
 def normalize(normalization: Normalization | None, x: jax.Array) -> jax.Array:
-    """Applies `normalization` to `x`, or nothing if it is `None`.
+    """Apply `normalization` to `x`, or nothing if it is `None`.
 
     Args:
         normalization: the statistics, or `None`.

@@ -33,5 +33,5 @@ class Linear(nnx.Module):
         self.output = dense(math.prod(input_shape), num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the logits [B, num_classes] of the images [B, ...]."""
+        """Return the logits [B, num_classes] of the images [B, ...]."""
         return self.output(x.reshape(len(x), -1))

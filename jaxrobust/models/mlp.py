@@ -46,7 +46,7 @@ class MLP(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the logits [B, num_classes] of the images [B, ...]."""
+        """Return the logits [B, num_classes] of the images [B, ...]."""
         x = normalize(self.normalization, x).reshape(len(x), -1)
         *hidden, output = self.layers
         for layer in hidden:

@@ -10,7 +10,7 @@ from jaxrobust.models.layers import CIFAR10, Normalization, conv, dense, normali
 
 
 def batch_norm(num_features: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    """Returns batch normalisation with the constants of PyTorch.
+    """Return batch normalisation with the constants of PyTorch.
 
     Args:
         num_features: number of channels.
@@ -73,7 +73,7 @@ class PreActBlock(nnx.Module):
             )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns [B, H', W', out_features] for x [B, H, W, in_features]."""
+        """Return [B, H', W', out_features] for x [B, H, W, in_features]."""
         active = jax.nn.relu(self.norm1(x))
         skip = x if self.shortcut is None else self.shortcut(active)
         residual = self.conv1(active)
@@ -132,7 +132,7 @@ class PreActResNet18(nnx.Module):
         self.output = dense(features, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        """Return the logits [B, num_classes] of the images [B, H, W, C]."""
         x = self.stem(normalize(self.normalization, x))
         for block in self.blocks:
             x = block(x)

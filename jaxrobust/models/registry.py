@@ -35,7 +35,7 @@ def create(
     seed: int = 0,
     **kwargs: Any,
 ) -> nnx.Module:
-    """Returns a new network with random weights.
+    """Return a new network with random weights.
 
     Args:
         name: one of `NAMES`.

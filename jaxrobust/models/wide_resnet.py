@@ -75,7 +75,7 @@ class WideResNet(nnx.Module):
         )
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Returns the logits [B, num_classes] of the images [B, H, W, C]."""
+        """Return the logits [B, num_classes] of the images [B, H, W, C]."""
         x = self.stem(normalize(self.normalization, x))
         for block in self.blocks:
             x = block(x)

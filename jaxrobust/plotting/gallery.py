@@ -1,4 +1,4 @@
-"""Adversarial examples beside what they were made of."""
+"""Adversarial examples next to what they were made of."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -262,7 +262,7 @@ def _fold_in_bits(key: Array, example: Array) -> Array:
 
 
 def _mix(bits: Array) -> Array:
-    """The finaliser of MurmurHash3 (Appleby 2011): every bit reaches every bit."""
+    """Apply the finaliser of MurmurHash3 (Appleby 2011): every bit reaches every bit."""
     bits = (bits ^ (bits >> 16)) * jnp.uint32(0x85EBCA6B)
     bits = (bits ^ (bits >> 13)) * jnp.uint32(0xC2B2AE35)
     return bits ^ (bits >> 16)

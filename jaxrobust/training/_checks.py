@@ -24,12 +24,12 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
     is_factory = any(objective is factory for factory in factories)
     if is_factory or not callable(objective) or isinstance(objective, Attack):
         raise TypeError(
-            f"objective={objective!r} is no objective: pass jr.training.standard() or "
+            f"objective={objective!r} is not an objective: pass jr.training.standard() or "
             "jr.training.adversarial(attack, threat)."
         )
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
-            f"optimizer={optimizer!r} is no optimiser of optax: pass one such as "
+            f"optimizer={optimizer!r} is not an optimiser of optax: pass one such as "
             "optax.adam(1e-3)."
         )
 

@@ -148,6 +148,12 @@ def _is_of_an_example(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
     )
 
 
+def _known(threat: Any) -> Any:
+    """Return a threat; of a number, which a plain function may take, nothing is known."""
+    is_known = threat is not None and not isinstance(threat, int | float)
+    return threat_rows.as_threat(threat) if is_known else None
+
+
 def check_all(
     logits_fn: Callable,
     data: tuple[jax.Array, jax.Array],
@@ -159,7 +165,7 @@ def check_all(
     augment: Callable | None,
 ) -> None:
     """Check data, model and the threats of objective and validation with each other."""
-    (x, y), (trained, scored) = data, (t and threat_rows.as_threat(t) for t in threats)
+    (x, y), (trained, scored) = data, map(_known, threats)
     shape = check_model(logits_fn, x[:batch_size], y, validation, augment)
     check_threat_shapes("the objective's threat", trained, shape)
     check_range("x", x, scale, trained)

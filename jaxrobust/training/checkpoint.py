@@ -25,7 +25,7 @@ def save_checkpoint(
 
     Raises:
       TypeError: where the metadata cannot be written as JSON.
-      ValueError: where `path` exists and is no checkpoint.
+      ValueError: where `path` exists and is not a checkpoint.
 
     Example:
       >>> import tempfile
@@ -58,7 +58,7 @@ def load_checkpoint(
 
     Raises:
       FileNotFoundError: where nothing is at `path`.
-      ValueError: where it is no checkpoint, damaged, or of another architecture.
+      ValueError: where it is not a checkpoint, damaged, or of another architecture.
 
     Example:
       >>> import tempfile

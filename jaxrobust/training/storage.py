@@ -38,7 +38,7 @@ def write(
     path = Path(path).absolute()
     earlier, temporary = _earlier(path), path.with_name(f"{path.name}.tmp")
     if path.exists():
-        read_info(path)  # what is no checkpoint is not ours to replace
+        read_info(path)  # what is not a checkpoint is not ours to replace
         # Left from a write that was killed while it deleted this.
         shutil.rmtree(earlier, ignore_errors=True)
     shutil.rmtree(temporary, ignore_errors=True)

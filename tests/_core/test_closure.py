@@ -11,7 +11,7 @@ from flax import nnx
 
 import jaxrobust as jr
 from jaxrobust.attacks import _call
-from tests.test_contract import count_compilations
+from tests.counting import count_compilations
 
 pytestmark = pytest.mark.thin
 

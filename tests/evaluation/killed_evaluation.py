@@ -11,7 +11,7 @@ import numpy as np
 
 import jaxrobust as jr
 from jaxrobust.evaluation.queue import _slots
-from tests.evaluation.queue.test_slots import KEY, MODEL, PGD, THREAT, X, Y
+from tests.problems import KEY, MODEL, PGD, THREAT, X, Y
 
 ATTACK = jr.WorstOf((PGD, jr.Restarts(PGD, 6)))
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests import two_processes
 from tests.evaluation import killed_evaluation
-from tests.evaluation.queue.test_slots import MODEL, RESTARTS, evaluate
+from tests.problems import MODEL, RESTARTS, evaluate
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_parameters_that_are_spread_already(mesh):
     placed = (jax.device_put(params[0], sharding), params[1])
     model = jax.tree_util.Partial(MODEL.func, placed)
     import jaxrobust as jr
-    from tests.evaluation.queue.test_slots import KEY, THREAT, X, Y
+    from tests.problems import KEY, THREAT, X, Y
 
     options = dict(attack=RESTARTS, threat=THREAT, key=KEY, batch_size=8)
     report = jr.evaluate(model, X, Y, mesh=mesh, **options)
@@ -51,7 +51,7 @@ def test_a_batch_that_cannot_be_spread(mesh):
 
 SCRIPT = """
 import numpy as np
-from tests.evaluation.queue.test_slots import evaluate
+from tests.problems import evaluate
 report = evaluate(batch_size=8, mesh=mesh)
 file = f"{arguments[0]}/result{number}"
 np.savez(file, x_adv=report.x_adv, is_robust=report.is_robust)

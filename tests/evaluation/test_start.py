@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrobust as jr
-from tests.evaluation.queue.test_slots import KEY, MODEL, THREAT, X, Y
+from tests.problems import KEY, MODEL, THREAT, X, Y
 
 ATTACKS = {
     "pgd": jr.PGD(num_steps=3),

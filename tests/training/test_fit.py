@@ -117,7 +117,7 @@ def test_adversarial_training_learns(whole_run):
     first, last = whole_run.history[0], whole_run.history[-1]
     assert last["train_loss"] < 0.8 * first["train_loss"]
     assert last["val_robust"] > 0.5  # chance is 1/3
-    assert last["val_robust"] <= last["val_clean"]
+    assert last["val_robust"] < last["val_clean"]  # the attack does something
 
 
 def test_the_model_given_is_not_changed():
@@ -525,8 +525,8 @@ def test_data_that_cannot_be_learnt_from(x, y, error, message):
     [
         (0, lambda x: x, "fit trains modules of flax.nnx"),
         (1, jr.PGD(num_steps=2), r"pass jr.training.standard\(\) or"),
-        (1, "standard", "is no objective"),
-        (1, training.standard, "is no objective"),
+        (1, "standard", "is not an objective"),
+        (1, training.standard, "is not an objective"),
         (2, 1e-3, r"optax.adam\(1e-3\)"),
     ],
 )

@@ -57,7 +57,7 @@ def check(
       rho: The share of C1.
       num_steps: Number of steps of the whole attack.
     """
-    is_step = step > 0  # the start is no step
+    is_step = step > 0  # the start is not a step
     is_increase = is_step & (loss > old.last_loss)
     num_increases = old.num_increases + is_increase.astype(jnp.int32)
     waited = old.waited + is_step.astype(jnp.int32)

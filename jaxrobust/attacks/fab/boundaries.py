@@ -44,7 +44,7 @@ def towards_any(logits_fn: LogitsFn, x_adv: Array, y: Array, threat: Any):
     dual_order = hyperplanes.geometry_of(threat)[1]
 
     def nearest_of(offsets: Array) -> Boundary:
-        """The nearest of the boundaries to the classes y + offsets (modulo C)."""
+        """Return the nearest of the boundaries to the classes y + offsets (modulo C)."""
         others = (y[None] + offsets[:, None]) % num_classes
         directions = _one_hot(others, logits) - _one_hot(y, logits)[None]
         w = _usable(jax.vmap(lambda d: pull_back(d)[0])(directions), threat)

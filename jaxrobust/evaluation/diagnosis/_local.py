@@ -194,7 +194,7 @@ def _output_checks(logits, found, repeated: float) -> list[Check]:
             "neighbours",
             max(found["neighbours"], default=0.0) if repeated <= 0.02 else 0.0,
             0.02,
-            "relative change of the logits with other examples beside",
+            "relative change of the logits with other examples in the batch",
             "the logits depend on the batch: put the model in evaluation mode",
         ),
     ]
@@ -216,7 +216,7 @@ def _gradient_checks(found) -> list[Check]:
             "rewrite the operation that makes them (sqrt or log at 0, 0 / 0), or use BPDA",
         ),
         judged(
-            # One example in twenty: a few dead ReLUs are no defence.
+            # One example in twenty: a few dead ReLUs are not a defence.
             "zero_gradients",
             _share(is_zero),
             0.05,
@@ -237,7 +237,7 @@ def _gradient_checks(found) -> list[Check]:
         ),
         judged(
             # The margin cannot change by more than about twice the spread of the logits in
-            # reach; a hundred times as much is no description of the function.
+            # reach; a hundred times as much does not describe the function.
             "exploding_gradients",
             _share(reach > 100 * spread),
             0.05,

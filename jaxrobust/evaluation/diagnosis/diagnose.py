@@ -117,7 +117,7 @@ def _program_check(logits_fn: LogitsFn, x: Array) -> Check:
     reach = programs.find_losses(logits_fn, x)
     names = ", ".join(sorted(reach.lost))
     verdict = PASS if not reach.lost else WARN
-    finding = f"flat operations beside the gradient's way: {names or 'none'}"
+    finding = f"flat operations next to the gradient's way: {names or 'none'}"
     if not reach.is_live:
         verdict = FAIL
         finding = f"no gradient reaches the logits: {names or 'constant'}"

@@ -20,7 +20,7 @@ from jaxrobust._core import lock
 from jaxrobust.evaluation.queue import _saved, _slots
 from tests.evaluation import killed_evaluation
 from tests.evaluation.killed_evaluation import run
-from tests.evaluation.queue.test_slots import MODEL, THREAT, X, Y
+from tests.problems import MODEL, THREAT, X, Y
 
 pytestmark = pytest.mark.thin
 

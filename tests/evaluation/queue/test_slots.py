@@ -14,33 +14,18 @@ import pytest
 
 import jaxrobust as jr
 from jaxrobust.evaluation.queue import _slots
-
-N, FEATURES = 30, 6
-KEYS = jax.random.split(jax.random.key(0), 4)
-PARAMS = (
-    2 * jax.random.normal(KEYS[0], (FEATURES, 8)),
-    2 * jax.random.normal(KEYS[1], (8, 3)),
+from tests.problems import (
+    KEY,
+    MODEL,
+    PGD,
+    RESTARTS,
+    STEPS,
+    THREAT,
+    N,
+    X,
+    Y,
+    evaluate,
 )
-X = jax.random.uniform(KEYS[2], (N, FEATURES))
-
-
-def mlp(params, x):
-    hidden = jnp.tanh(jnp.matmul(x - 0.5, params[0], precision="highest"))
-    return jnp.matmul(hidden, params[1], precision="highest")
-
-
-MODEL = jax.tree_util.Partial(mlp, PARAMS)
-Y = jnp.argmax(MODEL(X), -1).at[0].add(1) % 3  # the first is wrong from the start
-THREAT = jr.Linf(0.1)
-KEY = jax.random.key(7)
-STEPS = 8
-PGD = jr.PGD(num_steps=STEPS, rel_step_size=0.2)
-RESTARTS = jr.Restarts(PGD, 3)
-
-
-def evaluate(attack=RESTARTS, **options):
-    options = dict(threat=THREAT, key=KEY, batch_size=8) | options
-    return jr.evaluate(MODEL, X, Y, attack=attack, **options)
 
 
 def test_same_decisions_as_the_whole_attack():
@@ -171,7 +156,7 @@ def test_shrinking(monkeypatch):
 
 def test_new_numbers_compile_nothing():
     """Another radius, key and data of the same shapes run the compiled programs."""
-    from tests.test_contract import count_compilations
+    from tests.counting import count_compilations
 
     evaluate()
     with count_compilations() as events:
