@@ -82,7 +82,10 @@ class Threat(Protocol):
         ...
 
     def sample(self, keys: Array, x: Array) -> Array:
-        """Return a random feasible point for each example; `keys` is `[B]`."""
+        """Return a random feasible point for each example.
+
+        `keys` is `[B]`; draw from `fold_in(key, 0)`, since others derive keys from them.
+        """
         ...
 
     def distance(self, x_adv: Array, x: Array) -> Array:

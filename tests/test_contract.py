@@ -4,8 +4,6 @@ Models here are small and smooth enough that compiling dominates; shapes are sha
 that each attack is compiled once for each threat.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +56,43 @@ THREATS = {
     "l1_free": jr.L1(0.8, bounds=None),
     "l1_mask": jr.L1(0.8, mask=MASK),
 }
+
+
+class Weighted:
+    """|x_adv - x| <= eps * weight: a user's own threat, neither pytree nor l_p ball."""
+
+    order, bounds, mask = None, (0.0, 1.0), None
+    weight = np.array([[1, 0.5, 2, 1, 1, 0.25]], np.float32)
+
+    def __init__(self, eps):
+        self.eps = eps
+
+    def project(self, x_adv, x):
+        reach = self.eps * self.weight
+        low, high = jnp.maximum(x - reach, 0), jnp.minimum(x + reach, 1)
+        return jnp.clip(x_adv, low, high).astype(x.dtype)
+
+    def steepest(self, grad, x, step_size):
+        step_size = jnp.broadcast_to(jnp.asarray(step_size), x.shape[:1])[:, None]
+        step = step_size * self.weight * jnp.sign(grad)
+        return jnp.clip(step, -x, 1 - x).astype(x.dtype)
+
+    def sample(self, keys, x):
+        def draw(key):
+            key = jax.random.fold_in(key, 0)  # the caller's are not used up
+            return jax.random.uniform(key, x.shape[1:], minval=-1.0)
+
+        noise = self.eps * self.weight * jax.vmap(draw)(keys)
+        return self.project((x + noise).astype(x.dtype), x)
+
+    def distance(self, x_adv, x):
+        return jnp.max(jnp.abs(x_adv - x) / self.weight, axis=-1)
+
+    def with_eps(self, eps):
+        return Weighted(eps)
+
+
+THREATS["own"] = Weighted(0.1)
 KEY = jax.random.key(0)
 NORMS = ("linf", "l2", "l1")
 VARIANTS = (
@@ -71,6 +106,8 @@ VARIANTS = (
 # Each attack with each norm, the variants with one; the other threats with one attack.
 PAIRS = [(a, t) for a in ATTACKS for t in NORMS if a not in VARIANTS or t == "l2"]
 PAIRS += [("pgd", t) for t in THREATS if t not in NORMS]
+NEED_A_NORM = ("fab", "square")
+PAIRS += [(a, "own") for a in ATTACKS if a not in (*NEED_A_NORM, *VARIANTS, "pgd")]
 PAIRS += [(a, "l2_mask") for a in ("apgd", "square", "spsa")]
 # One norm in the default run: what is made of other steps, and what compiles long.
 ONE_NORM = ("momentum", "adam", "fgsm_rs", "restarts", "worst_of", "fab", "spsa")
@@ -128,10 +165,17 @@ def test_ball_bounds_and_mask(attack, threat):
     assert (x_adv != X).any()
 
 
+@pytest.mark.parametrize("name", NEED_A_NORM)
+def test_who_needs_a_norm_says_so(name):
+    """Law 9: not an attack with windows or hyperplanes of another norm."""
+    with pytest.raises(TypeError, match=r"order.*use another attack"):
+        ATTACKS[name](MODEL, X, Y, threat=THREATS["own"], key=KEY)
+
+
 @each_pair
 def test_eps_zero_returns_x(attack, threat):
     """Law 1: a ball of radius 0 leaves `x` as it is."""
-    nothing = dataclasses.replace(threat, eps=0.0)
+    nothing = threat.with_eps(0.0)
     np.testing.assert_array_equal(attack(MODEL, X, Y, threat=nothing, key=KEY), X)
 
 

@@ -210,7 +210,7 @@ def _collect(x: Any, y: Any) -> tuple[Any, Any]:
             "evaluate needs labels: pass evaluate(logits_fn, x, y, ...), or instead of x "
             "an iterable of batches (x, y)."
         )
-    if isinstance(x, tuple) and all(hasattr(part, "shape") for part in x):
+    if isinstance(x, tuple) and all(hasattr(array, "shape") for array in x):
         raise TypeError("pass arrays one by one, evaluate(logits_fn, x, y, ...).")
     batches = [(np.asarray(x), np.asarray(y)) for x, y in x]
     if not batches:

@@ -37,9 +37,8 @@ def threat_in(threat: Any, dtype: Any) -> Any:
     """Return the threat, in float32, whose points are feasible once they are rounded."""
     if not isinstance(threat, Linf | L2 | L1):
         return _Other(threat, dtype)
-    fields = {f.name: getattr(threat, f.name) for f in dataclasses.fields(threat)}
-    fields["bounds"] = _bounds(threat.bounds, dtype)
-    return _narrowed(type(threat))(**fields, dtype=dtype)
+    bounds = _bounds(threat.bounds, dtype)
+    return _narrowed(type(threat))(threat.eps, bounds, threat.mask, dtype=dtype)
 
 
 def _bounds(bounds: Any, dtype: Any) -> Any:

@@ -222,28 +222,6 @@ def test_restarts(targeted):
     assert (threat.distance(x_adv, X) <= np.float32(0.15)).all()
 
 
-def test_a_slot_can_be_refilled():
-    """Examples at different steps share a batch: each ends as it would alone."""
-    attack, threat = jr.FAB(num_steps=4, targeted=True), jr.L2(0.5)
-    y = y_of(True)
-    step = jax.jit(lambda state: attack.step(MODEL, state, threat=threat))
-    state = fresh = attack.init(X, y, threat=threat, keys=None)
-    for _ in range(2):
-        state = step(state)
-    state = jax.tree.map(lambda old, new: old.at[0].set(new[0]), state, fresh)
-    for _ in range(2):
-        state = step(state)
-    np.testing.assert_array_equal(state.step, [2] + [4] * (BATCH - 1))
-    for _ in range(2):
-        state = step(state)
-    whole = fresh
-    for _ in range(4):
-        whole = step(whole)
-    for refilled, alone in zip(state, whole, strict=True):
-        for a, b in zip(*map(jax.tree.leaves, (refilled, alone)), strict=True):
-            np.testing.assert_array_equal(a[0], b[0])
-
-
 HARD = {
     "constant": lambda x: 0 * x[:, :3],
     "saturated": lambda x: 1e4 * x[:, :3],

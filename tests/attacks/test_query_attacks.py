@@ -118,35 +118,6 @@ def test_no_gradient_is_needed(attack):
     assert (quantized(x_adv).argmax(-1) != y).all()
 
 
-@pytest.mark.parametrize("kind", [jr.Linf, jr.L1])
-@each_attack
-def test_examples_may_be_at_different_steps(attack, kind):
-    """An example that enters a slot late goes the way that it goes alone, bitwise."""
-    threat = kind(0.2)
-    keys = jax.random.split(jax.random.key(0), 2)
-    init = jax.jit(lambda x, keys: attack.init(x, Y[:2], threat=threat, keys=keys))
-    step = jax.jit(lambda state: attack.step(linear, state, threat=threat))
-
-    def run(state, num_steps):
-        for _ in range(num_steps):
-            state = step(state)
-        return state
-
-    def slot(state, i):
-        return jax.tree.map(lambda leaf: leaf[i], state)
-
-    fresh = init(X[:2], keys)
-    old = run(fresh, 3)
-    mixed = jax.tree.map(lambda a, b: jnp.stack([a[0], b[1]]), old, init(X[1:], keys))
-    mixed = run(mixed, 4)
-    alone = [slot(run(fresh, 7), 0), slot(run(init(X[1:], keys), 4), 1)]
-    np.testing.assert_array_equal(mixed.step, [7, 4])
-    for i in (0, 1):
-        for name in ("best", "best_loss", "step"):
-            expected = getattr(alone[i], name)
-            np.testing.assert_array_equal(getattr(slot(mixed, i), name), expected)
-
-
 @pytest.mark.parametrize("name", ["square", "spsa"])
 def test_function_forms(name):
     """`jr.square` and `jr.spsa` take the fields, and restarts."""

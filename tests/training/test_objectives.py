@@ -119,3 +119,57 @@ def test_eps_schedule():
     assert clean < value(jnp.int32(5))[0] < full
     with pytest.raises(ValueError, match="step=step"):
         value(None)
+
+
+def test_two_gradients_of_one_crafted_batch():
+    """`fit(gradient=...)`: the attack runs once a step, SAM takes both gradients there."""
+    from flax import nnx
+
+    crafted, seen = [], []
+
+    class Counting(jr.training.Objective):
+        threat = FREE
+
+        def inner(self, attacked_fn, x, y, *, key, step):
+            jax.debug.callback(lambda: crafted.append(1))
+            return jr.fgsm(attacked_fn, x, y, threat=FREE)
+
+        def outer(self, trained_fn, x, y, found, *, step):
+            jax.debug.callback(lambda x: seen.append(np.array(x)), found)
+            loss = jr.losses.cross_entropy(trained_fn(found), y).mean()
+            return loss, {"loss": loss}
+
+    def uphill(loss_fn, params):
+        grads, _ = jax.grad(loss_fn, has_aux=True)(params)
+        worst = jax.tree.map(lambda p, g: p + 0.5 * g, params, grads)
+        return jax.value_and_grad(loss_fn, has_aux=True)(worst)
+
+    def train(**options):
+        return jr.training.fit(
+            nnx.Linear(5, 2, rngs=nnx.Rngs(0)), Counting(), optax.sgd(0.1), X, Y,
+            num_epochs=1, batch_size=8, key=jax.random.key(0), progress=False, **options
+        ).last.kernel[...]  # fmt: skip
+
+    moved = train(gradient=uphill)
+    jax.effects_barrier()
+    assert len(crafted) == 1 and len(seen) == 2
+    np.testing.assert_array_equal(*seen)
+    # By hand: the gradient at the parameters half a gradient uphill, at the same points.
+    x_adv = jnp.asarray(seen[0])
+    layer = nnx.Linear(5, 2, rngs=nnx.Rngs(0))
+    weights, bias = layer.kernel[...], layer.bias[...]
+    fgsm = jr.fgsm(
+        lambda x: x @ weights + bias[None], X, Y, threat=FREE
+    )  # in the order of the data
+    order = [int(np.abs(np.array(fgsm) - row).sum(1).argmin()) for row in seen[0]]
+    assert sorted(order) == list(range(8))
+
+    def loss(parameters):
+        logits = x_adv @ parameters[0] + parameters[1][None]
+        return jr.losses.cross_entropy(logits, Y[jnp.array(order)]).mean()
+
+    grads = jax.grad(loss)((weights, bias))
+    worst = jax.tree.map(lambda p, g: p + 0.5 * g, (weights, bias), grads)
+    expected = weights - 0.1 * jax.grad(loss)(worst)[0]
+    np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
+    assert (moved != train()).any()
