@@ -98,6 +98,7 @@ def test_a_batch_on_an_explicit_mesh(name):
     np.testing.assert_allclose(sharded, eager, **CLOSE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "threat",
     [

@@ -82,6 +82,7 @@ STEPPED = {
     name: attack
     for name, attack in ATTACKS.items()
     if isinstance(attack, jr.attacks.Stepped)
+    and name not in ("momentum", "adam", "schedule", "margin", "dlr")  # PGD in detail
 }
 
 

@@ -191,6 +191,18 @@ def check_eps(threat: Any, shape: tuple[int, ...]) -> None:
         )
 
 
+def check_distance(attack: Any, threat: Any) -> None:
+    """Raise where an infinite eps would be the length of a step."""
+    if attack.allows_any_distance or isinstance(threat.eps, jax.core.Tracer):
+        return
+    if not np.all(np.isfinite(threat.eps)):
+        raise ValueError(
+            f"{attack!r} moves in units of eps, which is infinite in threat={threat!r}: "
+            "give a radius, or an attack that looks for the nearest point, such as "
+            "jr.FAB()."
+        )
+
+
 def warn_user(message: str) -> None:
     """Warn at the line that called the library."""
     level, frame = 1, sys._getframe()

@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any, ClassVar, NamedTuple, final
 
 import jax
-import numpy as np
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, pytree
@@ -156,7 +155,6 @@ class Attack(abc.ABC):
           ValueError, TypeError: On misuse, with advice.
         """
         check_takes_one(self)
-        check_distance(self, threat)
         return _call.call(self, logits_fn, x, y, threat=threat, key=key)
 
 
@@ -273,18 +271,6 @@ def check_takes_one(attack: Attack) -> None:
             f"{attack!r} holds attacks that take different things as y: labels in one "
             "part, targets or the like in another. Use jr.evaluate(..., y, target=...), "
             "which gives each part its own, or attacks that take the same."
-        )
-
-
-def check_distance(attack: Attack, threat: Threat) -> None:
-    """Raise where an infinite eps would be the length of a step."""
-    if attack.allows_any_distance or isinstance(threat.eps, jax.core.Tracer):
-        return
-    if not np.all(np.isfinite(threat.eps)):
-        raise ValueError(
-            f"{attack!r} moves in units of eps, which is infinite in threat={threat!r}: "
-            "give a radius, or an attack that looks for the nearest point, such as "
-            "jr.FAB()."
         )
 
 

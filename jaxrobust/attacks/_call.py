@@ -85,6 +85,7 @@ def call(attack: Any, logits_fn: Callable, x, y, *, threat, key=None) -> jax.Arr
     key = check_key(attack, key)
     model_checks.check_callable(logits_fn)
     threat, takes = threat_rows.as_threat(threat), attack.takes
+    checks.check_distance(attack, threat)
     is_traced = any_tracer(jax.tree.leaves((attack, x, y, threat, key)))
     if is_traced:
         x, y = jax.tree.map(jax.numpy.asarray, (x, y))

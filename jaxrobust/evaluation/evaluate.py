@@ -20,7 +20,7 @@ from jaxrobust._core import (
     threat_rows,
 )
 from jaxrobust._core.placing import Placing
-from jaxrobust.attacks._base import as_attack, check_distance
+from jaxrobust.attacks._base import as_attack
 from jaxrobust.attacks._call import any_tracer, as_pytree, check_key
 from jaxrobust.evaluation import _audit
 from jaxrobust.evaluation._papers import papers
@@ -121,7 +121,7 @@ def evaluate(
     attack = as_attack(attack)
     key = check_key(attack, key)
     threat = threat_rows.as_threat(threat)
-    check_distance(attack, threat)
+    checks.check_distance(attack, threat)
     _check_examples(x, y, groups=groups, among=among)
     x, y = checks.check_inputs(x, y, threat, losses.LABELS, xp=np)
     if individually and not stop_early:

@@ -214,6 +214,7 @@ def run(module, *words):
     return module.main(_common.parse(module.Config, "name", None, args=[*words]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [attack, evaluate])
 def test_a_model_of_own_data(module, own_model, tmp_path):
     """The message says what to do, and doing it works."""

@@ -104,6 +104,7 @@ def test_one_structure_per_architecture(name):
     assert hash(structure(0)) == hash(structure(1))
 
 
+@pytest.mark.slow
 def test_one_trace_for_a_model_in_training(x):
     traces = []
 

@@ -134,6 +134,7 @@ def test_arrays_are_traced():
     assert (outputs[0] != outputs[1]).all() and (outputs[1] != outputs[2]).all()
 
 
+@pytest.mark.slow
 def test_a_replaced_capture_is_seen():
     """Plain functions inside are treated like plain closures: nothing is frozen."""
     state = {"sign": 1.0}
@@ -188,6 +189,7 @@ def test_keys_of_the_older_kind():
     np.testing.assert_array_equal(typed(X), older(X))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", [jr.plain_convolutions, jr.fast_convolutions])
 def test_the_loss_of_each_draw(mark):
     """Value and gradient of `expected` are means over the draws, one by one."""

@@ -80,6 +80,7 @@ def test_a_planted_defence_is_flagged_and_broken(name):
     assert accuracy(judge, attacked(defence.attack, defence.surrogate)) < 0.25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["quantised", "saturated", "shattered", "k_winners"])
 def test_what_looked_robust(name):
     """PGD with cross-entropy leaves about half: what the claim would have been."""
