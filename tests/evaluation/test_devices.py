@@ -72,7 +72,7 @@ def test_two_processes(tmp_path):
 # Process 1's clock says that it is never time: that of process 0 counts.
 KILLED = """
 import numpy as np
-from jaxrobust.evaluation import _saved
+from jaxrobust.evaluation.queue import _saved
 from tests.evaluation import killed_evaluation
 directory, seconds = arguments
 killed_evaluation.slow_down(float(seconds))

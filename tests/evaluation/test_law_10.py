@@ -44,10 +44,12 @@ def step_back(logits_fn, x, y, *, threat, key=None):
 
 L = jr.losses
 LOSSES = [L.cross_entropy, L.margin, L.dlr, L.targeted(L.cross_entropy), L.kl]
+# The divergence from the clean logits is flat at x: who starts there follows rounding.
+FROM_X = LOSSES[:-1]
 PAIR = L.dlr_targeted
 plain = st.one_of(
     st.sampled_from([step_back, jr.FAB(num_steps=3)]),
-    st.builds(lambda loss: jr.FGSM(loss=loss), st.sampled_from(LOSSES)),
+    st.builds(lambda loss: jr.FGSM(loss=loss), st.sampled_from(FROM_X)),
     st.builds(
         lambda loss, best: jr.PGD(num_steps=3, loss=loss, keep_best=best),
         st.sampled_from(LOSSES),
@@ -59,7 +61,7 @@ plain = st.one_of(
     ),
     st.builds(
         lambda loss: jr.SPSA(num_steps=2, num_samples=4, loss=loss),
-        st.sampled_from(LOSSES),
+        st.sampled_from(FROM_X),
     ),
 )
 wrapped = st.one_of(
