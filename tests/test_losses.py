@@ -8,6 +8,8 @@ import scipy.special
 
 from jaxrobust import losses
 
+pytestmark = pytest.mark.thin
+
 LOGITS = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32) * 3
 Y = np.random.default_rng(1).integers(0, 5, 20)
 TARGET = (Y + 2) % 5

@@ -7,6 +7,8 @@ import pytest
 
 from jaxrobust.data import pad_crop_flip
 
+pytestmark = pytest.mark.thin
+
 
 def batch(num: int = 8, dtype: type = np.uint8) -> np.ndarray:
     pixels = np.random.default_rng(0).integers(1, 256, (num, 6, 5, 3))

@@ -8,6 +8,8 @@ import pytest
 
 import jaxrobust as jr
 
+pytestmark = pytest.mark.thin
+
 RNG = np.random.default_rng(0)
 X = RNG.uniform(size=(20, 4)).astype(np.float32)
 W = jnp.asarray(RNG.normal(size=(4, 3)) * 3, jnp.float32)

@@ -12,6 +12,8 @@ from jaxrobust.training import storage
 from tests.training import killed_run
 from tests.training.killed_run import data
 
+pytestmark = pytest.mark.thin
+
 X, Y = data(16)
 THREAT = jr.Linf(0.05, bounds=None)
 
