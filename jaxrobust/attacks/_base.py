@@ -154,7 +154,7 @@ class Attack(abc.ABC):
         Raises:
           ValueError, TypeError: On misuse, with advice.
         """
-        check_takes_one(self)
+        check_takes_one(as_attack(self))
         return _call.call(self, logits_fn, x, y, threat=threat, key=key)
 
 
@@ -303,9 +303,8 @@ def as_attack(attack: Any) -> Attack:
             tuple(getattr(attack, "papers", ())),
         )
         return Function(batching.as_pytree(attack), says)
-    if any(
-        leaf is attack for leaf in jax.tree.leaves(attack)
-    ):  # a user's class that is not a pytree
+    if any(leaf is attack for leaf in jax.tree.leaves(attack)):
+        # A user's class that is not a pytree: its settings are part of the program.
         jax.tree_util.register_static(type(attack))
     return attack
 
