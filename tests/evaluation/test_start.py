@@ -99,6 +99,11 @@ def test_where_there_is_no_boundary_nothing_is_found(attack):
     x, y = jnp.full((2, 4), 0.5), jnp.zeros(2, int)
     report = jr.evaluate(constant, x, y, attack=attack, threat=jr.L2(np.inf))
     assert report.robust_accuracy == 1 and (report.distance == 0).all()
+    assert report.audit["not_confirmed"] == 0  # it has not said so either
+    item, machine, threat = jnp.zeros(2, int), attack.machine, jr.L2(np.inf)
+    state = attack.init_item(x, y, constant(x), item, threat=threat, keys=None)
+    found = machine.outcome(machine.scan(constant, state, threat), threat=threat)
+    assert np.isinf(found.distance).all() and not found.is_broken.any()
 
 
 @pytest.mark.parametrize(
