@@ -7,6 +7,8 @@ All functions take perturbations `[B, d]`, the box `low <= delta <= high` (with
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.threats.norms import norm, scaled
+
 
 def largest_scale_l2(
     u: jax.Array, low: jax.Array, high: jax.Array, radius: jax.Array
@@ -24,9 +26,10 @@ def largest_scale_l2(
         free = jnp.where(is_free, u, 0)
         fixed = jnp.where(is_free, 0, jnp.where(u > 0, high, low))
         left = radius**2 - jnp.sum(fixed**2, -1, keepdims=True)
-        direction, norm = _unit(free)
+        direction, _ = scaled(free)
+        size = jnp.maximum(norm(direction, 2), 1)[:, None]
         return jnp.where(
-            is_free, jnp.sqrt(jnp.maximum(left, 0)) / norm * direction, fixed
+            is_free, jnp.sqrt(jnp.maximum(left, 0)) / size * direction, fixed
         )
 
     def release(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -40,16 +43,6 @@ def largest_scale_l2(
         lambda carry: jnp.any(carry[1]), release, (everything, everything[:, 0])
     )
     return jnp.clip(fill(is_free), low, high)
-
-
-def _unit(u: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return `u` scaled to a largest magnitude of 1, and the l2 norm of that `[B, 1]`.
-
-    The squares neither overflow nor vanish; of zero, zero and 1.
-    """
-    largest = jnp.max(jnp.abs(u), -1, keepdims=True)
-    scaled = u / jnp.where(largest > 0, largest, 1)
-    return scaled, jnp.sqrt(jnp.maximum(jnp.sum(scaled**2, -1, keepdims=True), 1))
 
 
 def project_l2(

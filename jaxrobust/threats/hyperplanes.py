@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.threats.norms import scaled
 from jaxrobust.types import Array
 
 # Coordinates whose slope is this much smaller than the largest one are left alone: their
@@ -66,13 +67,6 @@ def geometry_of(threat: Any) -> tuple[Callable[..., Array], float]:
     )
 
 
-def norm(w: jax.Array, order: float) -> jax.Array:
-    """Return the l_1, l_2 or l_inf norm along the last axis; no square overflows."""
-    largest = jnp.max(jnp.abs(w), -1, keepdims=True)
-    scaled = w / jnp.where(largest > 0, largest, 1)
-    return largest[..., 0] * jnp.linalg.norm(scaled, order, axis=-1)
-
-
 def _fill_along(w, u, gain, low, high) -> jax.Array:
     """Return clip(s u, low, high) for the s >= 0 at which <w, clip(s u)> = gain.
 
@@ -111,9 +105,7 @@ def _fill_along(w, u, gain, low, high) -> jax.Array:
 
 def _normalize(w: jax.Array, gain: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Scale to max |w| = 1 and turn `w` so that the gain is at least 0."""
-    largest = jnp.max(jnp.abs(w), -1, keepdims=True)
-    scale = jnp.where(largest > 0, largest, 1)
-    w = w / scale
+    w, scale = scaled(w)
     w = jnp.where(jnp.abs(w) < _NEGLIGIBLE, 0, w)
     gain = jnp.where(jnp.isnan(gain), 0, gain)
     return jnp.where(gain < 0, -w, w), jnp.abs(gain / scale)

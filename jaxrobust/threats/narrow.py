@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust._core import pytree, rounding
-from jaxrobust.threats import L1, L2, Linf
+from jaxrobust.threats._ball import Ball
 from jaxrobust.types import Array
 
 is_narrow = rounding.is_narrow
@@ -35,7 +35,7 @@ class Rounding:
 
 def threat_in(threat: Any, dtype: Any) -> Any:
     """Return the threat, in float32, whose points are feasible once they are rounded."""
-    if not isinstance(threat, Linf | L2 | L1):
+    if not isinstance(threat, Ball):
         return _Other(threat, dtype)
     bounds = _bounds(threat.bounds, dtype)
     return _narrowed(type(threat))(threat.eps, bounds, threat.mask, dtype=dtype)

@@ -21,7 +21,7 @@ from jaxrobust.attacks.apgd import halving, l1
 from jaxrobust.attacks.apgd.top import keep_top, last_point
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import best_of, gradient, keep_best
-from jaxrobust.threats import L2
+from jaxrobust.threats import L2, masked
 from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 _ALPHA = (
@@ -195,10 +195,7 @@ def _random_start(threat: Threat, keys: Array, x: Array) -> Array:
     """
     if threat.order == jnp.inf:
         uniform = functools.partial(jax.random.uniform, minval=-1.0)
-        noise = batching.draw(uniform, keys, x)
-        if threat.mask is not None:
-            is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
-            noise = jnp.where(is_free, noise, 0)
+        noise = masked(threat, batching.draw(uniform, keys, x))
         delta = batching.expand(threat.eps, x) * batching.unit_max(noise)
     elif threat.order == 2:
         noise = batching.draw(jax.random.normal, keys, x)

@@ -4,7 +4,6 @@ Croce & Hein 2021, arXiv:2103.01208, Algorithm 1, with the authors' schedule of 
 balls. No momentum; `APGD` calls this where the threat is `L1`.
 """
 
-import dataclasses
 import math
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 from jaxrobust._core import batching
 from jaxrobust.attacks.apgd.top import keep_top, last_point
 from jaxrobust.attacks.pgd import gradient, keep_best
+from jaxrobust.threats import masked
 from jaxrobust.types import Array, LogitsFn
 
 # Constants of the authors' code; ratios of whole numbers, so that no rounding decides.
@@ -161,10 +161,7 @@ def _sparse_step(grad: Array, num_moving: Array, step_size: Array, threat: Any):
     At least one coordinate moves, and all that tie with the last one that does; a zero
     gradient moves nothing.
     """
-    if threat.mask is not None:
-        is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, grad.shape)
-        grad = jnp.where(is_free, grad, 0)
-    flat = batching.flatten(grad)
+    flat = batching.flatten(masked(threat, grad))
     flat = flat.astype(jnp.promote_types(grad.dtype, jnp.float32))
     magnitude = jnp.abs(flat)
     ordered = -jnp.sort(-magnitude, axis=-1)
@@ -178,9 +175,7 @@ def _sparse_step(grad: Array, num_moving: Array, step_size: Array, threat: Any):
 def _ball(threat: Any, plan: Stages, step: Array) -> Any:
     """Return the ball of each example's stage, `eps [B]`."""
     factor = _at(plan.factors, plan, step)
-    return dataclasses.replace(
-        threat, eps=factor * jnp.asarray(threat.eps, factor.dtype)
-    )
+    return threat.with_eps(factor * jnp.asarray(threat.eps, factor.dtype))
 
 
 def _at(values: tuple, plan: Stages, step: Array) -> Array:
@@ -203,7 +198,5 @@ def _num_moved(x_adv: Array, x: Array) -> Array:
 
 def _num_free(threat: Any, x: Array) -> Array:
     """Return the number of coordinates that the mask leaves free, `[B]`."""
-    is_free = jnp.ones(x.shape, bool)
-    if threat.mask is not None:
-        is_free = jnp.broadcast_to(jnp.asarray(threat.mask) != 0, x.shape)
+    is_free = masked(threat, jnp.ones(x.shape, bool))
     return jnp.sum(batching.flatten(is_free), -1).astype(jnp.int32)

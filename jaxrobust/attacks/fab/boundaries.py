@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxrobust import threats
 from jaxrobust._core import batching, predictions
 from jaxrobust.threats import hyperplanes
+from jaxrobust.threats.norms import safe_norm
 from jaxrobust.types import Array, LogitsFn
 
 # So many gradients at a time: memory does not grow with the number of classes.
@@ -50,7 +51,7 @@ def towards_any(logits_fn: LogitsFn, x_adv: Array, y: Array, threat: Any):
         w = _usable(jax.vmap(lambda d: pull_back(d)[0])(directions), threat)
         gaps = jax.vmap(batching.take, (None, 0))(wide, others)
         gaps = gaps - batching.take(wide, y)[None]
-        dual_norm = hyperplanes.norm(jax.vmap(batching.flatten)(w), dual_order)
+        dual_norm = safe_norm(jax.vmap(batching.flatten)(w), dual_order)
         distance = jnp.abs(gaps) / jnp.where(dual_norm > 0, dual_norm, 1)
         is_there = (dual_norm > 0) & jnp.isfinite(distance)
         distance = jnp.where(is_there, distance, jnp.inf)
@@ -93,4 +94,4 @@ def _usable(w: Array, threat: Any) -> Array:
     """Return the gradient in float32, zero where it is not finite or where masked."""
     w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
     w = jnp.where(jnp.isfinite(w), w, 0)
-    return batching.computed_once(threats.apply_mask(threat, w, jnp.zeros_like(w)))
+    return batching.computed_once(threats.masked(threat, w))

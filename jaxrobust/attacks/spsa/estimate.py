@@ -59,7 +59,7 @@ def estimate_gradient(
         """Return the signs of pair k and its two points."""
         draw = jax.vmap(lambda key: jax.random.rademacher(key, x_adv.shape[1:]))
         sign = draw(batching.fold_in(keys, k)).astype(wide.dtype)
-        sign = threats.apply_mask(threat, sign, jnp.zeros_like(sign))
+        sign = threats.masked(threat, sign)
         points = jnp.stack([wide + delta * sign, wide - delta * sign])
         points = points.astype(x_adv.dtype)
         if threat.bounds is not None:

@@ -13,8 +13,8 @@ from jaxrobust._core import batching, checks, predictions, pytree
 from jaxrobust.attacks._base import Stepped
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import best_of, is_better
-from jaxrobust.attacks.square import layout
-from jaxrobust.attacks.square import windows as windows
+from jaxrobust.attacks.square import layout, windows
+from jaxrobust.threats import masked
 from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
 
@@ -208,8 +208,7 @@ def _fill(delta: Array, p: int, threat: Threat) -> Array:
     An l_1 perturbation that is too large is left to the projection, which takes the same
     from every coordinate and so keeps few of them (as in the reference implementation).
     """
-    if threat.mask is not None:
-        delta = jnp.where(jnp.broadcast_to(threat.mask, delta.shape) != 0, delta, 0)
+    delta = masked(threat, delta)
     norm = windows.mass(delta, p, axis=tuple(range(1, delta.ndim))) ** (1 / p)
     scale = batching.expand(threat.eps, delta) / jnp.where(norm > 0, norm, 1)
     return delta * (scale if p == 2 else jnp.maximum(scale, 1))
