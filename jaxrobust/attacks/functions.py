@@ -4,6 +4,7 @@ Each takes the fields of its class as keywords, with the same defaults (a test c
 them), and `num_restarts`, of which the best result is kept.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import optax
@@ -60,13 +61,7 @@ def fgsm(
       >>> print(fgsm(model, x, y, threat=jr.Linf(0.25)))
       [[0.25 0.75]]
     """
-    attack = FGSM(
-        step_size=step_size,
-        rel_step_size=rel_step_size,
-        loss=loss,
-        random_start=random_start,
-    )
-    return _restarted(attack, num_restarts)(logits_fn, x, y, threat=threat, key=key)
+    return _run(FGSM, **locals())
 
 
 def pgd(
@@ -112,18 +107,7 @@ def pgd(
       >>> print(pgd(model, x, y, threat=jr.Linf(0.25), num_steps=10, key=jax.random.key(0)))
       [[0.25 0.75]]
     """
-    attack = PGD(
-        num_steps=num_steps,
-        step_size=step_size,
-        rel_step_size=rel_step_size,
-        loss=loss,
-        random_start=random_start,
-        keep_best=keep_best,
-        momentum=momentum,
-        optimizer=optimizer,
-        schedule=schedule,
-    )
-    return _restarted(attack, num_restarts)(logits_fn, x, y, threat=threat, key=key)
+    return _run(PGD, **locals())
 
 
 def apgd(
@@ -169,13 +153,7 @@ def apgd(
       >>> print(apgd(model, x, y, threat=jr.Linf(0.25), num_steps=10, key=key))
       [[0.25 0.75]]
     """
-    attack = APGD(
-        num_steps=num_steps,
-        loss=loss,
-        rho=rho,
-        eps_schedule=eps_schedule,
-    )
-    return _restarted(attack, num_restarts)(logits_fn, x, y, threat=threat, key=key)
+    return _run(APGD, **locals())
 
 
 def fab(
@@ -218,15 +196,7 @@ def fab(
       >>> print(fab(model, x, y, threat=jr.Linf(0.3), num_steps=10).round(2))
       [[0.5 0.5]]
     """
-    attack = FAB(
-        num_steps=num_steps,
-        alpha_max=alpha_max,
-        eta=eta,
-        beta=beta,
-        targeted=targeted,
-        random_start=random_start,
-    )
-    return _restarted(attack, num_restarts)(logits_fn, x, y, threat=threat, key=key)
+    return _run(FAB, **locals())
 
 
 def square(
@@ -269,14 +239,7 @@ def square(
       >>> print(square(model, x, y, threat=jr.Linf(0.25), num_queries=50, key=key))
       [[0.25 0.75]]
     """
-    attack = Square(
-        num_queries=num_queries,
-        p_init=p_init,
-        loss=loss,
-        rescale_schedule=rescale_schedule,
-        channel_axis=channel_axis,
-    )
-    return _restarted(attack, num_restarts)(logits_fn, x, y, threat=threat, key=key)
+    return _run(Square, **locals())
 
 
 def spsa(
@@ -325,21 +288,22 @@ def spsa(
       ...            key=jax.random.key(0)))
       [[0.25 0.75]]
     """
-    attack = SPSA(
-        num_steps=num_steps,
-        num_samples=num_samples,
-        delta=delta,
-        step_size=step_size,
-        rel_step_size=rel_step_size,
-        loss=loss,
-        random_start=random_start,
-        momentum=momentum,
-        optimizer=optimizer,
-        schedule=schedule,
-        chunk_size=chunk_size,
-    )
-    return _restarted(attack, num_restarts)(logits_fn, x, y, threat=threat, key=key)
+    return _run(SPSA, **locals())
 
 
-def _restarted(attack: Attack, num_restarts: int) -> Attack:
-    return attack if num_restarts == 1 else Restarts(attack, num_restarts)
+def _run(
+    kind: Callable[..., Attack],
+    logits_fn: LogitsFn,
+    x: Array,
+    y: Any,
+    *,
+    threat: Threat,
+    key: Array | None,
+    num_restarts: int,
+    **settings: Any,
+) -> Array:
+    """Run an attack with the arguments of its function form: the others are its fields."""
+    attack = kind(**settings)
+    if num_restarts != 1:
+        attack = Restarts(attack, num_restarts)
+    return attack(logits_fn, x, y, threat=threat, key=key)
