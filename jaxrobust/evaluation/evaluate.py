@@ -21,7 +21,8 @@ from jaxrobust._core import (
 )
 from jaxrobust._core.placing import Placing
 from jaxrobust.attacks._base import as_attack
-from jaxrobust.attacks._call import any_tracer, as_pytree, check_key
+from jaxrobust.attacks._call import check_key
+from jaxrobust.attacks._model import any_tracer, as_model
 from jaxrobust.evaluation import _audit
 from jaxrobust.evaluation._papers import papers
 from jaxrobust.evaluation.queue import _forward, _random, _stages
@@ -142,10 +143,10 @@ def evaluate(
     stages = _stages.of(attack, keys, y, target, threat, is_queued=is_split)
     _check_target(stages, y, target, among)
     rows, _ = next(_forward.batches(np.arange(x.shape[0]), size))
-    model = as_pytree(logits_fn, x[rows]) or logits_fn
-    _check_model(model, x[rows], y)
-    _random.check(model, x[rows], individually=individually)
-    problem = _forward.prepare(model, threat, x, y, placing, size)
+    model = as_model(logits_fn, x[rows])
+    _check_model(model.fn, x[rows], y)
+    _random.check(model.fn, x[rows], individually=individually)
+    problem = _forward.prepare(model.fn, threat, x, y, placing, size)
     if start is not None:
         points = _check_start(stages, np.asarray(start, problem.x.dtype), x)
         problem = dataclasses.replace(problem, start=points)

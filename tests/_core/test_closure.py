@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import jaxrobust as jr
-from jaxrobust.attacks import _call
+from jaxrobust.attacks._model import as_model
 from tests.counting import count_compilations
 
 pytestmark = pytest.mark.thin
@@ -172,13 +172,13 @@ def test_other_batch_sizes():
         return x @ weights + jax.nn.relu(x @ numbers) * (2.0 if len(x) > 8 else 1.0)
 
     def check():
-        model = _call.as_pytree(fn, X)
+        model = as_model(fn, X).tree
         for x in (X, jnp.concatenate([X, X, X])):
             np.testing.assert_allclose(call(model, x), fn(x), rtol=1e-6)
 
     check()
     with count_compilations() as events:
-        model = _call.as_pytree(fn, X)
+        model = as_model(fn, X).tree
         call(model, X), call(model, jnp.concatenate([X, X, X]))
     assert not events
     weights = -weights
@@ -196,7 +196,7 @@ def test_an_array_that_only_one_batch_size_captures(kind):
 
     for shift in (1.0, 2.0):
         state["shift"] = kind((1, 2), shift, "float32")
-        np.testing.assert_allclose(call(_call.as_pytree(fn, X), x), fn(x), rtol=1e-6)
+        np.testing.assert_allclose(call(as_model(fn, X).tree, x), fn(x), rtol=1e-6)
 
 
 def test_trained_weights_compile_nothing():

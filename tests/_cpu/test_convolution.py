@@ -435,10 +435,10 @@ def test_a_plain_part_stays_plain():
 
 def test_a_plain_closure_stays_plain_in_a_compiled_attack():
     """A call outside of a transformation wraps the closure once more."""
-    from jaxrobust.attacks import _call
+    from jaxrobust.attacks._model import as_model
 
     closure = jr.plain_convolutions(lambda x: conv(x))
-    wrapped = jr.fast_convolutions(_call.as_pytree(closure, X))
+    wrapped = jr.fast_convolutions(as_model(closure, X).tree)
     assert count(wrapped, X) == (0, 1)
 
 

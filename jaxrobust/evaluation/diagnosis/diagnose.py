@@ -15,7 +15,7 @@ from jaxrobust._core import (
     programs,
     threat_rows,
 )
-from jaxrobust.attacks._call import any_tracer, as_pytree
+from jaxrobust.attacks._model import any_tracer, as_model
 from jaxrobust.evaluation.diagnosis import _local, _strength
 from jaxrobust.evaluation.diagnosis.diagnosis import FAIL, PASS, WARN, Check, Diagnosis
 from jaxrobust.types import Array, LogitsFn, Threat
@@ -75,7 +75,7 @@ def diagnose(
     x, y = checks.check_inputs(x, y, threat, losses.LABELS)
     if not len(x):
         raise ValueError("x holds no examples: there is nothing to diagnose.")
-    model = as_pytree(logits_fn, x)
+    model = as_model(logits_fn, x).tree
     if model is None:
         raise checks.traced_error("diagnose")
     logits, repeated = _call_twice(logits_fn, x)

@@ -11,7 +11,7 @@ from jaxrobust import losses
 from jaxrobust._core import predictions
 from jaxrobust._core.placing import Placing
 from jaxrobust._cpu.convolution import fast_convolutions, is_slow_in_loops
-from jaxrobust.attacks._call import rounded
+from jaxrobust.attacks._model import rounded
 from jaxrobust.evaluation.queue._problem import Problem
 from jaxrobust.threats import narrow
 from jaxrobust.types import Array, LogitsFn, Threat

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxrobust import losses
 from jaxrobust._core import batching, predictions
-from jaxrobust.attacks import _call
 from jaxrobust.attacks._base import Attack, check_takes_one
+from jaxrobust.attacks._model import check_outputs
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.evaluation.queue import _forward, _slots
 from jaxrobust.evaluation.queue._problem import (
@@ -106,7 +106,7 @@ def check(stages: list[Stage], problem: Problem, size: int) -> None:
         batch = (problem.x, stage.y, problem.logits)
         x, y, logits = jax.tree.map(lambda leaf: leaf[rows], batch)
         threat, keys = problem.threat_of(rows), stage.keys_of(rows)
-        _call.check_model(stage.attack, problem.logits_fn, x, y, threat)
+        check_outputs(stage.attack, problem.logits_fn, x, y, threat)
         if stage.is_queued:
             item = np.zeros(size, np.int32)
             start = None if problem.start is None else problem.start[rows]
