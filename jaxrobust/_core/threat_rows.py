@@ -126,15 +126,15 @@ def check_shapes(threat: Any, shape: tuple[int, ...]) -> None:
             f"eps has shape {np.shape(threat.eps)}; one radius, or one for each of the "
             f"{shape[0]} examples is needed."
         )
-    named = [("mask", threat.mask)]
-    if threat.bounds is not None:
-        named += [("the lower bound", threat.bounds[0])]
-        named += [("the upper bound", threat.bounds[1])]
-    for name, value in named:
-        if value is not None and not _fits(np.shape(value), shape):
+    bounds = threat.bounds
+    lower, upper = (None, None) if bounds is None else bounds
+    named = {"mask": threat.mask, "the lower bound": lower, "the upper bound": upper}
+    for name, value in named.items():
+        given = () if value is None else np.shape(value)
+        if not (fits(given, shape[1:]) or _broadcasts(given, shape)):
             example = ", ".join(map(str, shape[1:]))
             raise ValueError(
-                f"{name} has shape {np.shape(value)}, the batch {shape}: a scalar fits, "
+                f"{name} has shape {given}, the batch {shape}: a scalar fits, "
                 f"[{shape[-1]}] along the last axis, the shape of one example "
                 f"({example}) where any axis may be 1, or a row for each example "
                 f"({shape[0]}, {example}). Write 1 for the axes that share a value, as "
@@ -142,11 +142,17 @@ def check_shapes(threat: Any, shape: tuple[int, ...]) -> None:
             )
 
 
-def _fits(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
-    """Whether a shape means one thing only; what merely happens to broadcast does not."""
-    if shape in ((), batch[-1:]):
-        return True
-    full = {len(batch): batch, len(batch) - 1: batch[1:]}.get(len(shape))
-    return full is not None and all(
-        a in (1, b) for a, b in zip(shape, full, strict=True)
-    )
+def fits(given: tuple[int, ...], example: tuple[int, ...]) -> bool:
+    """Whether a shape means one thing for an example; what merely broadcasts does not.
+
+    A scalar does, one value for each channel (the last axis), and the shape of the example
+    itself, in which any axis may be 1.
+    """
+    is_scalar_or_channels = given in ((), (1,), example[-1:])
+    return is_scalar_or_channels or _broadcasts(given, example)
+
+
+def _broadcasts(given: tuple[int, ...], full: tuple[int, ...]) -> bool:
+    """Whether each axis is that of `full`, or 1."""
+    is_long = len(given) == len(full)
+    return is_long and all(a in (1, b) for a, b in zip(given, full, strict=True))

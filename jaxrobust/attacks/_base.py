@@ -79,12 +79,10 @@ class Attack(abc.ABC):
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple["Attack", Any], ...]:
         """Return the attacks that this one is made of, with what each is given as `y`."""
-        del y, threat
         return ()
 
     def stages(self, *, threat: Threat) -> tuple[tuple[str, "Attack"], ...]:
         """Return name and attack of what an evaluation runs one after the other."""
-        del threat
         return ((repr(self), self),)
 
     def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
@@ -96,7 +94,6 @@ class Attack(abc.ABC):
 
     def num_items(self, num_classes: int) -> int:
         """Return how many runs of `machine` the attack asks for: restarts, targets."""
-        del num_classes
         return 1
 
     def init_item(
@@ -125,7 +122,6 @@ class Attack(abc.ABC):
           keys: `[B]` keys of the whole attack; those of the items are derived from them.
           start: Where to begin `[B, ...]` instead; of several restarts, the first.
         """
-        del logits, item
         assert self.machine is not None
         return self.machine.init(x, y, threat=threat, keys=keys, start=start)
 
@@ -216,30 +212,23 @@ class Stepped(Attack):
 
     @property
     def takes(self) -> str:
-        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
         return losses.takes(self.loss)
 
     @property
     def goal(self) -> Loss:
-        """The loss that the attack maximises."""
         return self.loss
 
     @property
     def machine(self) -> "Stepped | None":
-        """The attack itself."""
         return self
 
     def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
-        """Return the loss, with what it is given as `y`."""
-        del threat
         return [(self.loss, y)]
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
-        """Return the evaluations of all calls of `step`."""
         return self.cost(num_classes) * self.num_calls
 
     def run(self, logits_fn: LogitsFn, x: Array, y: Any, threat: Threat, keys) -> Array:
-        """Return `x_adv` without checks: the loop over `step`."""
         state = self.scan(logits_fn, self.init(x, y, threat=threat, keys=keys), threat)
         return self.outcome(state, threat=threat).x_adv
 
@@ -260,8 +249,21 @@ class Stepped(Attack):
         return jax.lax.scan(body, state, length=length)[0]
 
 
+# How attacks do without a key whose start alone is drawn.
+FROM_X = ", or choose random_start=False"
+
 # What a composition takes whose parts take different things.
 MIXED = "labels in one part and something else in another"
+
+
+def check_count(attack: Attack, name: str) -> None:
+    """Raise where a setting is no number of steps, runs or the like."""
+    count = getattr(attack, name)
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(
+            f"{type(attack).__name__}({name}={count!r}): a whole number of at least 1 is "
+            f"needed; {name} is static, so a traced value cannot be used."
+        )
 
 
 def check_takes_one(attack: Attack) -> None:
@@ -333,23 +335,17 @@ class Function(Attack):
     papers = property(lambda self: self.says.papers)
 
     def __repr__(self) -> str:
-        """Return the name of the function."""
         return text(self.function)
 
     @property
     def goal(self) -> Loss:
-        """Its loss, if it says which, or the margin."""
         return self.says.loss or losses.margin
 
     def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
-        """Return its loss, if it says which, with what it is given as `y`."""
-        del threat
         return [] if self.says.loss is None else [(self.says.loss, y)]
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
-        """Return None: a function does not say what it costs."""
-        del num_classes
+        return None
 
     def run(self, logits_fn: LogitsFn, x: Array, y: Any, threat: Threat, keys) -> Array:
-        """Return what the function returns."""
         return self.function(logits_fn, x, y, threat=threat, key=keys)

@@ -49,18 +49,10 @@ class AutoAttack(Attack):
             )
         layout.check(self.channel_axis, "autoattack")
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a key must be given: the starting points are random."""
-        return True
-
-    @property
-    def takes(self) -> str:
-        """What `y` is: labels."""
-        return losses.LABELS
+    needs_key = True
+    takes = losses.LABELS
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
-        """Return every part, with what it is given as `y`."""
         return self._worst_of(threat).parts(y, threat)
 
     def stages(self, *, threat: Threat) -> tuple[tuple[str, Any], ...]:
@@ -102,15 +94,12 @@ class AutoAttack(Attack):
 
     @property
     def goal(self) -> Loss:
-        """The loss by which results are compared: any wrong class counts."""
         return losses.margin
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
-        """Return the evaluations for each example that nothing breaks."""
         return self._worst_of(L2(0.0)).total_cost(num_classes)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks."""
         return self._worst_of(threat).run(logits_fn, x, y, threat, keys)
 
     def _worst_of(self, threat: Threat) -> WorstOf:

@@ -7,7 +7,7 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import pytree
-from jaxrobust.attacks._base import Attack
+from jaxrobust.attacks._base import FROM_X, Attack
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import PGD
 from jaxrobust.types import Array, Loss, Threat
@@ -65,32 +65,23 @@ class FGSM(Attack):
 
     @property
     def takes(self) -> str:
-        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
         return losses.takes(self.loss)
 
     @property
     def goal(self) -> Loss:
-        """The loss that the step ascends."""
         return self.loss
 
     def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
-        """Return the loss, with what it is given as `y`."""
         return self.as_pgd.losses_with_y(y, threat)
+
+    instead_of_a_key = FROM_X
 
     @property
     def needs_key(self) -> bool:
-        """Whether a key must be given."""
         return self.random_start
 
-    @property
-    def instead_of_a_key(self) -> str:
-        """How to do without a key."""
-        return ", or choose random_start=False"
-
     def total_cost(self, num_classes: int = 10) -> Cost:
-        """Return the evaluations for each example: one gradient."""
         return self.as_pgd.total_cost(num_classes)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks."""
         return self.as_pgd.run(logits_fn, x, y, threat, keys)

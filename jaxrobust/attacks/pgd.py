@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, predictions, pytree
-from jaxrobust.attacks._base import Stepped
+from jaxrobust.attacks._base import FROM_X, Stepped, check_count
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.surrogates.expectation import Expectation
 from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
@@ -91,15 +91,11 @@ class PGD(Stepped):
         checks.check_loss(self.loss)
         _check(self)
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a key must be given."""
-        return self.random_start
+    instead_of_a_key = FROM_X
 
     @property
-    def instead_of_a_key(self) -> str:
-        """How to do without a key."""
-        return ", or choose random_start=False"
+    def needs_key(self) -> bool:
+        return self.random_start
 
     @property
     def machine(self) -> "PGD | None":
@@ -117,19 +113,15 @@ class PGD(Stepped):
         return self.num_steps + self.keep_best
 
     def cost(self, num_classes: int) -> Cost:
-        """Return the evaluations of one call of `step`."""
-        del num_classes
         return Cost(gradients=1, forwards=0)
 
     def total_cost(self, num_classes: int = 10) -> Cost:
-        """Return the evaluations of `run`: the last one needs no gradient."""
-        del num_classes
+        # `run` needs no gradient at the last point.
         return Cost(gradients=self.num_steps, forwards=int(self.keep_best))
 
     def init(
         self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
     ) -> State:
-        """Return the state at the starting point; evaluates nothing."""
         x_adv = x
         if start is not None:
             x_adv = threat.project(start, x)
@@ -179,18 +171,14 @@ class PGD(Stepped):
         return found if self.keep_best else found._replace(x_adv=state.x_adv)
 
     def iterate(self, state: Any, *, threat: Threat) -> Array:
-        """Return the current iterate."""
-        del threat
         return state.x_adv
 
     def run(self, logits_fn: LogitsFn, x: Array, y: Any, threat: Threat, keys) -> Array:
-        """Return `x_adv` without checks; the last iterate is evaluated without gradient."""
         state = self.init(x, y, threat=threat, keys=keys)
         state = self.scan(logits_fn, state, threat, self.num_steps)
         if self.keep_best:
-            logits = predictions.wide(logits_fn(state.x_adv))
-            success = losses.is_success(self.loss, logits, state.y)
-            state = keep_best(state, self.loss(logits, state.y), success)
+            found = value_of(self.loss, logits_fn, state.x_adv, state.y)
+            state = keep_best(state, *found)
         return self.outcome(state, threat=threat).x_adv
 
     @property
@@ -266,6 +254,12 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
     return Ascent(direction, scale, values, success)
 
 
+def value_of(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any):
+    """Return loss and success at the iterates; one forward evaluation."""
+    logits = predictions.wide(logits_fn(x_adv))
+    return loss(logits, y), losses.is_success(loss, logits, y)
+
+
 def _same(logits: Array) -> Array:
     return logits
 
@@ -321,11 +315,7 @@ def _check(attack: PGD) -> None:
             "give one of them: step_size in the units of the data, or rel_step_size in "
             "units of eps."
         )
-    if not isinstance(attack.num_steps, int) or attack.num_steps < 1:
-        raise ValueError(
-            f"PGD(num_steps={attack.num_steps!r}): a whole number of at least 1 is "
-            "needed; num_steps is static, so a traced value cannot be used."
-        )
+    check_count(attack, "num_steps")
     step_settings = (attack.step_size, attack.rel_step_size, attack.momentum)
     if attack.optimizer is not None and any(v is not None for v in step_settings):
         raise ValueError(

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import losses
-from jaxrobust._core import batching, predictions, pytree
-from jaxrobust.attacks._base import Attack, Stepped, as_attack
+from jaxrobust._core import predictions, pytree
+from jaxrobust.attacks._base import Attack, Stepped, as_attack, check_count
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.wrappers import better_of, nothing_yet
+from jaxrobust.attacks.wrappers import better_of, keys_of_run, nothing_yet
 from jaxrobust.types import Array, Guided, Loss, Threat
 
 
@@ -47,11 +47,7 @@ class Targets(Attack):
     num_targets: int = pytree.static(9)
 
     def __post_init__(self):
-        if not isinstance(self.num_targets, int) or self.num_targets < 1:
-            raise ValueError(
-                f"Targets(num_targets={self.num_targets!r}): a whole number of at least "
-                "1 is needed."
-            )
+        check_count(self, "num_targets")
         # The dataclass is frozen; this only adopts a plain function.
         object.__setattr__(self, "attack", as_attack(self.attack))
         if self.attack.takes not in (losses.PAIR, losses.ANYTHING):
@@ -61,34 +57,25 @@ class Targets(Attack):
                 "jr.APGD(loss=jr.losses.dlr_targeted) or jr.FAB(targeted=True)."
             )
 
-    @property
-    def takes(self) -> str:
-        """What `y` is: labels."""
-        return losses.LABELS
+    takes = losses.LABELS
 
     @property
     def goal(self) -> Loss:
-        """The loss by which results are compared: any wrong class counts."""
         return losses.margin
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
-        """Return the attack, with what it is given as `y`."""
-        del threat
         return ((self.attack, Guided(y, y)),)
 
     @property
     def needs_key(self) -> bool:
-        """Whether a key must be given."""
         return self.attack.needs_key
 
     @property
     def machine(self) -> Stepped | None:
-        """The attack whose steps are taken."""
         return self.attack.machine
 
     @property
     def allows_any_distance(self) -> bool:
-        """Whether `eps` may be infinite: where it may for the attack."""
         return self.attack.allows_any_distance
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
@@ -98,28 +85,23 @@ class Targets(Attack):
         return None if cost is None else (cost + Cost(0, 1)) * num_runs + Cost(0, 1)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks."""
         targets = self._targets(logits_fn(x), y)
 
         def against(t: Array, best: tuple[Array, Array, Array]):
-            keys_t = None if keys is None else batching.fold_in(keys, t)
-            guided = Guided(y, targets[:, t])
+            guided, keys_t = Guided(y, targets[:, t]), keys_of_run(keys, t)
             x_adv = self.attack.run(logits_fn, x, guided, threat, keys_t)
             return better_of(losses.margin, logits_fn, y, best, x_adv)
 
         return jax.lax.fori_loop(0, targets.shape[1], against, nothing_yet(x))[0]
 
     def num_items(self, num_classes: int) -> int:
-        """Return the number of targets times the runs against each."""
         inner = self.attack.num_items(num_classes)
         return min(self.num_targets, num_classes - 1) * inner
 
     def init_item(self, x, y, logits, item, *, threat, keys, start=None) -> Any:
-        """Return the state at the start of each example's item; evaluates nothing."""
         t, rest = jnp.divmod(item, self.attack.num_items(logits.shape[-1]))
         target = jnp.take_along_axis(self._targets(logits, y), t[:, None], axis=1)
-        keys_t = None if keys is None else batching.fold_in(keys, t)
-        guided = Guided(y, target[:, 0])
+        guided, keys_t = Guided(y, target[:, 0]), keys_of_run(keys, t)
         return self.attack.init_item(
             x, guided, logits, rest, threat=threat, keys=keys_t, start=start
         )

@@ -8,10 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import losses
-from jaxrobust._core import batching, predictions, pytree
-from jaxrobust.attacks._base import MIXED, Attack, Function, Stepped, as_attack
+from jaxrobust._core import batching, pytree
+from jaxrobust.attacks._base import (
+    MIXED,
+    Attack,
+    Function,
+    Stepped,
+    as_attack,
+    check_count,
+)
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.pgd import is_better
+from jaxrobust.attacks.pgd import is_better, value_of
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -42,11 +49,7 @@ class Restarts(Attack):
     loss: Loss | None = pytree.static(None)
 
     def __post_init__(self):
-        if not isinstance(self.num_restarts, int) or self.num_restarts < 1:
-            raise ValueError(
-                f"Restarts(num_restarts={self.num_restarts!r}): a whole number of at "
-                "least 1 is needed."
-            )
+        check_count(self, "num_restarts")
         # The dataclass is frozen; this only adopts a plain function.
         object.__setattr__(self, "attack", as_attack(self.attack))
         is_known = not isinstance(self.attack, Function)
@@ -59,33 +62,26 @@ class Restarts(Attack):
 
     @property
     def needs_key(self) -> bool:
-        """Whether a key must be given."""
         # Without one each restart would repeat the first.
         return self.num_restarts > 1 or self.attack.needs_key
 
     @property
     def takes(self) -> str:
-        """What `y` is: what the attack takes."""
         return self.attack.takes
 
     @property
     def goal(self) -> Loss:
-        """The loss by which results are compared."""
         return self.loss or self.attack.goal
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
-        """Return the attack, with what it is given as `y`."""
-        del threat
         return ((self.attack, y),)
 
     @property
     def machine(self) -> Stepped | None:
-        """The attack whose steps are taken."""
         return self.attack.machine
 
     @property
     def allows_any_distance(self) -> bool:
-        """Whether `eps` may be infinite: where it may for the attack."""
         return self.attack.allows_any_distance
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
@@ -94,23 +90,19 @@ class Restarts(Attack):
         return None if cost is None else (cost + Cost(0, 1)) * self.num_restarts
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks."""
 
         def restart(r: Array, best: tuple[Array, Array, Array]):
-            keys_r = None if keys is None else batching.fold_in(keys, r)
-            x_adv = self.attack.run(logits_fn, x, y, threat, keys_r)
+            x_adv = self.attack.run(logits_fn, x, y, threat, keys_of_run(keys, r))
             return better_of(self.goal, logits_fn, y, best, x_adv)
 
         return jax.lax.fori_loop(0, self.num_restarts, restart, nothing_yet(x))[0]
 
     def num_items(self, num_classes: int) -> int:
-        """Return the number of restarts times the runs of each."""
         return self.num_restarts * self.attack.num_items(num_classes)
 
     def init_item(self, x, y, logits, item, *, threat, keys, start=None) -> Any:
-        """Return the state at the start of each example's item; evaluates nothing."""
         r, rest = jnp.divmod(item, self.attack.num_items(logits.shape[-1]))
-        keys_r = None if keys is None else batching.fold_in(keys, r)
+        keys_r = keys_of_run(keys, r)
         init = functools.partial(self.attack.init_item, x, y, logits, rest)
         state = init(threat=threat, keys=keys_r)
         if start is None:
@@ -154,23 +146,20 @@ class WorstOf(Attack):
 
     @property
     def needs_key(self) -> bool:
-        """Whether a key must be given."""
         return any(attack.needs_key for attack in self.attacks)
 
     @property
     def allows_any_distance(self) -> bool:
-        """Whether `eps` may be infinite: where it may for all parts."""
         return all(attack.allows_any_distance for attack in self.attacks)
 
     @property
     def takes(self) -> str:
-        """What `y` is: what all parts take that say it."""
+        # What all parts take that say it.
         kinds = {attack.takes for attack in self.attacks} - {losses.ANYTHING}
         return MIXED if len(kinds) > 1 else next(iter(kinds), losses.ANYTHING)
 
     @property
     def goal(self) -> Loss:
-        """The loss by which results are compared."""
         if self.loss is not None:
             return self.loss
         kinds = {losses.LABELS: losses.margin, losses.ANYTHING: losses.margin}
@@ -180,8 +169,6 @@ class WorstOf(Attack):
         return kinds.get(self.takes) or own[0]
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
-        """Return every attack, with what it is given as `y`."""
-        del threat
         return tuple((attack, y) for attack in self.attacks)
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
@@ -191,18 +178,19 @@ class WorstOf(Attack):
         return sum(known, Cost(0, 0)) if len(known) == len(costs) else None
 
     def stages(self, *, threat: Threat) -> tuple[tuple[str, Any], ...]:
-        """Return name and attack of each part, for an evaluation that stops early."""
-        del threat
         return tuple((repr(attack), attack) for attack in self.attacks)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks."""
         best = nothing_yet(x)
         for k, attack in enumerate(self.attacks):
-            keys_k = None if keys is None else batching.fold_in(keys, k)
-            x_adv = attack.run(logits_fn, x, y, threat, keys_k)
+            x_adv = attack.run(logits_fn, x, y, threat, keys_of_run(keys, k))
             best = better_of(self.goal, logits_fn, y, best, x_adv)
         return best[0]
+
+
+def keys_of_run(keys: Any, number: Any) -> Any:
+    """Return the keys of one of several runs; None where there are none."""
+    return None if keys is None else batching.fold_in(keys, number)
 
 
 def nothing_yet(x: Array) -> tuple[Array, Array, Array]:
@@ -213,11 +201,9 @@ def nothing_yet(x: Array) -> tuple[Array, Array, Array]:
 
 def better_of(loss: Loss, logits_fn: LogitsFn, y: Any, best, x_adv: Array):
     """Keep, for each example, the better of the best so far and `x_adv`."""
-    logits = predictions.wide(logits_fn(x_adv))
-    success, value = losses.is_success(loss, logits, y), loss(logits, y)
-    value = jnp.where(
-        jnp.isnan(value), -jnp.inf, value
-    )  # of logits that are not numbers
+    value, success = value_of(loss, logits_fn, x_adv, y)
+    # NaN: of logits that are not numbers.
+    value = jnp.where(jnp.isnan(value), -jnp.inf, value)
     better = is_better(success, value, best[1], best[2])
     return (
         batching.where(better, x_adv, best[0]),

@@ -3,9 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxrobust._core import batching, checks
-
-_FEW = 4  # the most channels that are taken for channels: red, green, blue and alpha
+from jaxrobust._core import batching, channels, checks
 
 
 def pad_crop_flip(
@@ -79,14 +77,14 @@ def _channel_axis(shape: tuple[int, ...], axis: int | None) -> int:
                 "[B, C, H, W]."
             )
         return axis % 4
-    is_first, is_last = shape[1] <= _FEW, shape[3] <= _FEW
-    if is_first == is_last:
+    found = channels.axis_of(shape)
+    if found is None:
         raise ValueError(
             f"pad_crop_flip got images {shape}, which do not show which axis holds the "
             "channels: say channel_axis=-1 for [B, H, W, C], or 1 for [B, C, H, W], as in "
             "functools.partial(pad_crop_flip, channel_axis=-1)."
         )
-    return 1 if is_first else 3
+    return found
 
 
 def _augment(key: jax.Array, image: jax.Array, padding: int, flip: bool) -> jax.Array:

@@ -98,7 +98,7 @@ def check_range(name: str, x: jax.Array, scale: float, threat: Any) -> None:
         )
     if threat is None or threat.bounds is None:
         return
-    if not all(_is_of_an_example(np.shape(b), low.shape) for b in threat.bounds):
+    if not all(threat_rows.fits(np.shape(b), low.shape) for b in threat.bounds):
         # They are of the shape that `augment` gives to the images.
         widest = np.min(threat.bounds[0]), np.max(threat.bounds[1])
         threat = copy.copy(threat)
@@ -124,7 +124,7 @@ def check_threat_shapes(owner: str, threat: Any, shape: tuple[int, ...]) -> None
         )
     for name, value in (("mask", mask), ("lower bound", lower), ("upper bound", upper)):
         given = () if value is None else np.shape(value)
-        if _is_of_an_example(given, shape):
+        if threat_rows.fits(given, shape):
             continue
         why = "which fits no example"
         if len(given) > len(shape):
@@ -136,16 +136,6 @@ def check_threat_shapes(owner: str, threat: Any, shape: tuple[int, ...]) -> None
             f"give a scalar, one value for each channel (the last axis), or {len(shape)} "
             "axes, of size 1 where it is the same along them."
         )
-
-
-def _is_of_an_example(given: tuple[int, ...], shape: tuple[int, ...]) -> bool:
-    """Whether an array is a scalar, one for each channel, or as an example is."""
-    if len(given) == 1 and given[0] in (1, *shape[-1:]):
-        return True
-    sizes = zip(given, shape, strict=False)
-    return not given or (
-        len(given) == len(shape) and all(a in (1, b) for a, b in sizes)
-    )
 
 
 def _known(threat: Any) -> Any:

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, pytree
-from jaxrobust.attacks._base import Stepped
+from jaxrobust.attacks._base import Stepped, check_count
 from jaxrobust.attacks.apgd import halving, l1
 from jaxrobust.attacks.apgd.top import keep_top, last_point
 from jaxrobust.attacks.cost import Cost
@@ -24,9 +24,8 @@ from jaxrobust.attacks.pgd import best_of, gradient, keep_best
 from jaxrobust.threats import L2, masked
 from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
-_ALPHA = (
-    0.75  # weight of the new direction against the old one, eq. (2) and section 4.1
-)
+# Weight of the new direction against the old one, eq. (2) and section 4.1.
+_ALPHA = 0.75
 
 
 class State(NamedTuple):
@@ -99,10 +98,7 @@ class APGD(Stepped):
         checks.check_loss(self.loss)
         _check(self)
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a key must be given: the start is random."""
-        return True
+    needs_key = True
 
     @property
     def num_calls(self) -> int:
@@ -110,20 +106,11 @@ class APGD(Stepped):
         return self.num_steps + 1
 
     def cost(self, num_classes: int) -> Cost:
-        """Return the evaluations of one call of `step`."""
-        del num_classes
         return Cost(gradients=1, forwards=0)
 
     def init(
-        self,
-        x: Array,
-        y: Any,
-        *,
-        threat: Threat,
-        keys: Any,
-        start: Array | None = None,
+        self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
     ) -> State | l1.State:
-        """Return the state at a random point, or at `start`; evaluates nothing."""
         if threat.order == 1:
             return l1.init(self, x, y, threat, keys, start)
         if start is None:
@@ -180,7 +167,6 @@ class APGD(Stepped):
         )
 
     def outcome(self, state: State | l1.State, *, threat: Threat) -> Outcome:
-        """Return the iterate of the largest loss, successes first."""
         return best_of(state, state.step >= self.num_calls, threat)
 
     def iterate(self, state: State | l1.State, *, threat: Threat) -> Array:
@@ -229,11 +215,7 @@ def _project(threat: Threat, x_adv: Array, x: Array) -> Array:
 
 def _check(attack: APGD) -> None:
     """Reject impossible settings."""
-    if not isinstance(attack.num_steps, int) or attack.num_steps < 1:
-        raise ValueError(
-            f"APGD(num_steps={attack.num_steps!r}): a whole number of at least 1 is "
-            "needed; num_steps is static, so a traced value cannot be used."
-        )
+    check_count(attack, "num_steps")
     if isinstance(attack.rho, int | float) and not 0 <= attack.rho <= 1:
         raise ValueError(
             f"APGD(rho={attack.rho}): a share of steps in [0, 1] is needed."

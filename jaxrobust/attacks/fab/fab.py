@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses, threats
 from jaxrobust._core import batching, predictions, pytree
-from jaxrobust.attacks._base import Stepped
+from jaxrobust.attacks._base import FROM_X, Stepped, check_count
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.fab import boundaries
 from jaxrobust.threats import hyperplanes
@@ -74,40 +74,25 @@ class FAB(Stepped):
     random_start: bool = pytree.static(False)
 
     def __post_init__(self):
-        if not isinstance(self.num_steps, int) or self.num_steps < 1:
-            raise ValueError(
-                f"FAB(num_steps={self.num_steps!r}): a whole number of at least 1 is "
-                "needed; num_steps is static, so a traced value cannot be used."
-            )
+        check_count(self, "num_steps")
+
+    instead_of_a_key = FROM_X
+    is_evaluated = False  # a projected point is not
 
     @property
     def needs_key(self) -> bool:
-        """Whether a key must be given."""
         return self.random_start
 
     @property
-    def instead_of_a_key(self) -> str:
-        """How to do without a key."""
-        return ", or choose random_start=False"
-
-    @property
     def allows_any_distance(self) -> bool:
-        """Whether `eps` may be infinite: unless the start is drawn in the ball."""
         return not self.random_start
 
     @property
-    def is_evaluated(self) -> bool:
-        """Whether the point that is returned has been: a projected one has not."""
-        return False
-
-    @property
     def loss(self) -> Loss:
-        """What makes one of several results the better one: the margin."""
         return losses.margin_of_pair if self.targeted else losses.margin
 
     @property
     def num_calls(self) -> int:
-        """The steps."""
         return self.num_steps
 
     def cost(self, num_classes: int) -> Cost:
@@ -117,7 +102,6 @@ class FAB(Stepped):
     def init(
         self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
     ) -> State:
-        """Return the state at the starting point; evaluates nothing."""
         x_adv = x
         if start is not None:
             x_adv = threats.into_bounds(threat, start, x)
@@ -166,7 +150,6 @@ class FAB(Stepped):
 
     def outcome(self, state: State, *, threat: Threat) -> Outcome:
         """Return the nearest adversarial point, drawn into the ball if it lies outside."""
-        del threat
         return Outcome(
             x_adv=state.best,
             is_broken=state.best_success,

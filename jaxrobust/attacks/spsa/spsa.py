@@ -8,10 +8,10 @@ import optax
 from jax.typing import ArrayLike
 
 from jaxrobust import losses
-from jaxrobust._core import batching, predictions, pytree
+from jaxrobust._core import batching, pytree
 from jaxrobust.attacks._base import Stepped
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.pgd import PGD, best_of, keep_best
+from jaxrobust.attacks.pgd import PGD, best_of, keep_best, value_of
 from jaxrobust.attacks.spsa.estimate import estimate_gradient
 from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
 
@@ -105,25 +105,18 @@ class SPSA(Stepped):
             schedule=self.schedule,
         )
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a key must be given."""
-        return True
+    needs_key = True
 
     @property
     def num_calls(self) -> int:
-        """The steps; each evaluates where it arrives."""
         return self.num_steps
 
     def cost(self, num_classes: int) -> Cost:
-        """Return the evaluations of one call of `step`."""
-        del num_classes
         return Cost(gradients=0, forwards=self.num_samples + 1)
 
     def init(
         self, x: Array, y: Any, *, threat: Threat, keys: Any, start: Array | None = None
     ) -> State:
-        """Return the state at the starting point; evaluates nothing."""
         own = batching.fold_in(keys, 0)
         first = self.ascent.init(x, y, threat=threat, keys=own, start=start)
         return State(**first._asdict(), keys=keys)
@@ -144,17 +137,12 @@ class SPSA(Stepped):
             chunk_size=self.chunk_size,
         )
         state = self.ascent.move(state, grad, threat=threat)
-        logits = predictions.wide(logits_fn(state.x_adv))
-        success = losses.is_success(self.loss, logits, state.y)
-        return keep_best(state, self.loss(logits, state.y), success)
+        return keep_best(state, *value_of(self.loss, logits_fn, state.x_adv, state.y))
 
     def outcome(self, state: State, *, threat: Threat) -> Outcome:
-        """Return the best iterate."""
         return best_of(state, state.step >= self.num_calls, threat)
 
     def iterate(self, state: State, *, threat: Threat) -> Array:
-        """Return the current iterate."""
-        del threat
         return state.x_adv
 
 

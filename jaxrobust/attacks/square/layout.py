@@ -5,11 +5,10 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust._core import channels
 from jaxrobust.types import Array
 
 ChannelAxis = int | None | Literal["auto"]
-
-_FEW = 4  # the most channels that "auto" takes for channels: red, green, blue and alpha
 
 
 def check(channel_axis: Any, name: str) -> None:
@@ -40,10 +39,10 @@ def channels_of(shape: tuple[int, ...], channel_axis: ChannelAxis) -> int | None
     if channel_axis is None or (channel_axis == "auto" and len(shape) <= 2):
         return None
     if channel_axis == "auto":
-        is_first, is_last = shape[1] <= _FEW, shape[-1] <= _FEW
-        if is_first == is_last:
+        found = channels.axis_of(shape)
+        if found is None:
             raise ValueError(_ambiguous(shape))
-        return 1 if is_first else len(shape) - 1
+        return found
     axis = channel_axis + len(shape) if channel_axis < 0 else channel_axis
     if not 1 <= axis < len(shape) or len(shape) == 2:
         instead = "None" if len(shape) == 2 else f"None, -1 or 1 to {len(shape) - 1}"

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxrobust import losses
-from jaxrobust._core import batching, checks, predictions, pytree
-from jaxrobust.attacks._base import Stepped
+from jaxrobust._core import batching, checks, pytree
+from jaxrobust.attacks._base import Stepped, check_count
 from jaxrobust.attacks.cost import Cost
-from jaxrobust.attacks.pgd import best_of, is_better
+from jaxrobust.attacks.pgd import best_of, is_better, value_of
 from jaxrobust.attacks.square import layout, windows
 from jaxrobust.threats import masked
 from jaxrobust.types import Array, LogitsFn, Loss, Outcome, Threat
@@ -92,19 +92,13 @@ class Square(Stepped):
         layout.check(self.channel_axis, "Square")
         _check(self)
 
-    @property
-    def needs_key(self) -> bool:
-        """Whether a key must be given."""
-        return True
+    needs_key = True
 
     @property
     def num_calls(self) -> int:
-        """One for each query."""
         return self.num_queries
 
     def cost(self, num_classes: int) -> Cost:
-        """Return the evaluations of one call of `step`."""
-        del num_classes
         return Cost(gradients=0, forwards=1)
 
     def init(
@@ -129,9 +123,7 @@ class Square(Stepped):
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Evaluate each proposal, keep it if it is better, draw the next one."""
-        logits = predictions.wide(logits_fn(state.proposal))
-        loss = self.loss(logits, state.y)
-        success = losses.is_success(self.loss, logits, state.y)
+        loss, success = value_of(self.loss, logits_fn, state.proposal, state.y)
         accepted = is_better(success, loss, state.best_success, state.best_loss)
         accepted &= ~state.best_success
         state = state._replace(
@@ -232,11 +224,7 @@ def _wide(x: Array) -> Array:
 
 
 def _check(attack: Square) -> None:
-    if not isinstance(attack.num_queries, int) or attack.num_queries < 1:
-        raise ValueError(
-            f"Square(num_queries={attack.num_queries!r}): a whole number of at least 1 "
-            "is needed; num_queries is static, so a traced value cannot be used."
-        )
+    check_count(attack, "num_queries")
     p_init = attack.p_init
     if isinstance(p_init, int | float) and not 0 < p_init <= 1:
         raise ValueError(
