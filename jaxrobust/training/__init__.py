@@ -6,7 +6,9 @@
 import importlib
 from typing import Any as _Any
 
-from jaxrobust.training.objectives import Objective, adversarial, standard
+from jaxrobust.training.adversarial import adversarial
+from jaxrobust.training.objectives import Objective
+from jaxrobust.training.standard import standard
 
 # The loop's file is not called `fit`: importing it would hide the function.
 _LAZY = {

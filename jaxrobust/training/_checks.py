@@ -9,7 +9,8 @@ from flax import nnx
 
 from jaxrobust._core import checks as _host_checks
 from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
-from jaxrobust.training import objectives
+from jaxrobust.training.adversarial import adversarial
+from jaxrobust.training.standard import standard
 
 
 def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
@@ -20,8 +21,7 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
             "another framework write the loop with the objective and optax, see "
             "notebooks/10_your_own_model."
         )
-    factories = (objectives.standard, objectives.adversarial)
-    is_factory = any(objective is factory for factory in factories)
+    is_factory = any(objective is factory for factory in (standard, adversarial))
     if is_factory or not callable(objective) or isinstance(objective, Attack):
         raise TypeError(
             f"objective={objective!r} is not an objective: pass jr.training.standard() or "
