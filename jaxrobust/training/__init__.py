@@ -7,8 +7,10 @@ import importlib
 from typing import Any as _Any
 
 from jaxrobust.training.adversarial import adversarial
+from jaxrobust.training.mart import mart
 from jaxrobust.training.objectives import Objective
 from jaxrobust.training.standard import standard
+from jaxrobust.training.trades import trades
 
 # The loop's file is not called `fit`: importing it would hide the function.
 _LAZY = {
@@ -25,9 +27,11 @@ __all__ = [
     "adversarial",
     "fit",
     "load_checkpoint",
+    "mart",
     "prepare_out",
     "save_checkpoint",
     "standard",
+    "trades",
 ]
 
 

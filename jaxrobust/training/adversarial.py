@@ -8,34 +8,20 @@ import optax
 from jaxrobust import losses
 from jaxrobust._core import checks, pytree, threat_rows
 from jaxrobust.attacks._base import as_attack, check_takes_labels
-from jaxrobust.training.objectives import Objective, risk
+from jaxrobust.training.attacked import Attacked
+from jaxrobust.training.objectives import risk
 from jaxrobust.types import Array, Loss, Threat
 
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, repr=False)
-class Adversarial(Objective):
+class Adversarial(Attacked):
     """The adversarial risk (1/n) sum max_delta loss(f(x_i + delta), y_i).
 
     Made by `adversarial`.
     """
 
-    attack: Any
-    threat: Any  # pyrefly: ignore[bad-override]
     loss: Loss = pytree.static(losses.cross_entropy)
-    eps_schedule: optax.Schedule | None = pytree.static(None)
-
-    def inner(self, attacked_fn, x, y, *, key, step) -> Array:
-        """Return x_adv = argmax over the threat of the attack's loss."""
-        threat = self.threat
-        if self.eps_schedule is not None:
-            if step is None:
-                raise ValueError(
-                    "adversarial(eps_schedule=...) needs the number of the training "
-                    "step: call the objective with step=step, as jr.training.fit does."
-                )
-            threat = threat.with_eps(threat.eps * self.eps_schedule(step))
-        return self.attack(attacked_fn, x, y, threat=threat, key=key)
 
     def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
         """Return the mean loss at the attacked inputs."""
@@ -78,4 +64,5 @@ def adversarial(
     attack = as_attack(attack)
     check_takes_labels(attack, "adversarial(attack)")
     checks.check_loss(loss)
-    return Adversarial(attack, threat_rows.as_threat(threat), loss, eps_schedule)
+    threat = threat_rows.as_threat(threat)
+    return Adversarial(attack, threat, loss, eps_schedule=eps_schedule)
