@@ -7,6 +7,7 @@ import importlib
 from typing import Any as _Any
 
 from jaxrobust.training.adversarial import adversarial
+from jaxrobust.training.gradient import AWP, SAM
 from jaxrobust.training.mart import mart
 from jaxrobust.training.objectives import Objective
 from jaxrobust.training.standard import standard
@@ -22,6 +23,8 @@ _LAZY = {
 }
 
 __all__ = [
+    "AWP",
+    "SAM",
     "FitResult",
     "Objective",
     "adversarial",
