@@ -7,7 +7,11 @@ import importlib
 from typing import Any as _Any
 
 from jaxrobust.training.adversarial import adversarial
+from jaxrobust.training.alp import alp
+from jaxrobust.training.gradalign import gradalign
 from jaxrobust.training.gradient import AWP, SAM
+from jaxrobust.training.hat import hat
+from jaxrobust.training.ikl import ikl
 from jaxrobust.training.mart import mart
 from jaxrobust.training.objectives import Objective
 from jaxrobust.training.standard import standard
@@ -28,7 +32,11 @@ __all__ = [
     "FitResult",
     "Objective",
     "adversarial",
+    "alp",
     "fit",
+    "gradalign",
+    "hat",
+    "ikl",
     "load_checkpoint",
     "mart",
     "prepare_out",
