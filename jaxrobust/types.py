@@ -238,7 +238,7 @@ class Objective(Protocol):
 
     @property
     def threat(self) -> Any:
-        """What the adversary may do, checked against the data; None without one."""
+        """What the adversary may do, checked against the data; a tuple, one, or None."""
         ...
 
     def inner(

@@ -8,12 +8,17 @@ from typing import Any as _Any
 
 from jaxrobust.training.adversarial import adversarial
 from jaxrobust.training.alp import alp
+from jaxrobust.training.distilled import distilled
 from jaxrobust.training.gradalign import gradalign
 from jaxrobust.training.gradient import AWP, SAM
 from jaxrobust.training.hat import hat
 from jaxrobust.training.ikl import ikl
+from jaxrobust.training.inner import NFGSM, RandomTargets
 from jaxrobust.training.mart import mart
+from jaxrobust.training.mixture import mixture
 from jaxrobust.training.objectives import Objective
+from jaxrobust.training.several import average_of, one_of, worst_of
+from jaxrobust.training.smoothing import label_smoothing
 from jaxrobust.training.standard import standard
 from jaxrobust.training.trades import trades
 
@@ -28,21 +33,29 @@ _LAZY = {
 
 __all__ = [
     "AWP",
+    "NFGSM",
     "SAM",
     "FitResult",
     "Objective",
+    "RandomTargets",
     "adversarial",
     "alp",
+    "average_of",
+    "distilled",
     "fit",
     "gradalign",
     "hat",
     "ikl",
+    "label_smoothing",
     "load_checkpoint",
     "mart",
+    "mixture",
+    "one_of",
     "prepare_out",
     "save_checkpoint",
     "standard",
     "trades",
+    "worst_of",
 ]
 
 

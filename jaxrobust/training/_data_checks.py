@@ -155,10 +155,12 @@ def check_all(
     augment: Callable | None,
 ) -> None:
     """Check data, model and the threats of objective and validation with each other."""
-    (x, y), (trained, scored) = data, map(_known, threats)
+    (x, y), (trained, scored) = data, threats
     shape = check_model(logits_fn, x[:batch_size], y, validation, augment)
-    check_threat_shapes("the objective's threat", trained, shape)
-    check_range("x", x, scale, trained)
+    for threat in map(_known, trained if type(trained) is tuple else (trained,)):
+        check_threat_shapes("the objective's threat", threat, shape)
+        check_range("x", x, scale, threat)
+    scored = _known(scored)
     if validation is not None:
         check_threat_shapes("threat", scored, validation[0].shape[1:])
         check_range("validation", validation[0], scale, scored)

@@ -31,7 +31,7 @@ class Objective(abc.ABC):
 
     __repr__ = concise
 
-    threat: Any  # what the adversary may do, checked against the data, or None
+    threat: Any  # checked against the data; a tuple of several, or None
 
     @abc.abstractmethod
     def inner(
