@@ -19,10 +19,11 @@ import jax
 import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
+from jax.extend.core import ClosedJaxpr, Literal, Var
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxrobust._core import batching
+from jaxrobust._core.jaxpr import constants, equations, inner_jaxprs
 
 
 def hoist(function: Callable, x: Any, *rest: Any) -> tuple[Callable, tuple]:
@@ -227,9 +228,11 @@ def _is_holder(eqn: Any) -> bool:
 
 def _has_own_rules(jaxpr: Any) -> bool:
     """Whether there are derivative rules of anybody but JAX."""
-    for eqn, inner in _walk(jaxpr):
+    for eqn in equations(jaxpr):
         if eqn.primitive.name.startswith("custom_"):
-            files = [getattr(i.debug_info, "func_filename", None) for i in inner]
+            files = [
+                getattr(i.debug_info, "func_filename", None) for i in inner_jaxprs(eqn)
+            ]
             if not files or not all((f or "").startswith(_JAX) for f in files):
                 return True
     return False
@@ -237,28 +240,12 @@ def _has_own_rules(jaxpr: Any) -> bool:
 
 def _inside(jaxpr: Any) -> Iterator[Any]:
     """Yield the identity of what a program holds that is not among its arrays."""
-    for eqn, inner in _walk(jaxpr):
-        for closed in inner:
-            yield from map(_identity, getattr(closed, "consts", ()))
+    for eqn in equations(jaxpr):
+        for program in inner_jaxprs(eqn):
+            yield from map(_identity, constants(program))
         if "callback" in eqn.params:
             function = eqn.params["callback"]
             yield _captured(getattr(function, "callback_func", function))
-
-
-def _walk(jaxpr: Any) -> Iterator[tuple[Any, list]]:
-    """Yield each equation, at any depth, and the programs in its parameters."""
-    for eqn in jaxpr.eqns:
-        inner = [
-            v for v in jax.tree.leaves(list(eqn.params.values()), is_leaf=_is_jaxpr)
-        ]
-        inner = [v for v in inner if _is_jaxpr(v)]
-        yield eqn, inner
-        for v in inner:
-            yield from _walk(getattr(v, "jaxpr", v))
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return isinstance(value, Jaxpr | ClosedJaxpr)
 
 
 def _captured(function: Any) -> Any:

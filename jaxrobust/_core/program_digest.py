@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import jax.extend
 import numpy as np
+from jax.extend.core import Literal
 
 from jaxrobust._core import batching
+from jaxrobust._core.jaxpr import constants, is_jaxpr, opened
 
 # Parameters of equations that decide where, under which name or in which buffers a program
 # runs, and the rules of derivatives that were not asked for: those that were are in it.
@@ -80,8 +81,7 @@ class _Walk:
         return self._seen[id(jaxpr)][1]
 
     def _lines(self, jaxpr: Any) -> Iterator[str]:
-        consts = getattr(jaxpr, "consts", ())
-        jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+        values, jaxpr = constants(jaxpr), opened(jaxpr)
         numbers: dict[Any, int] = {}
 
         def define(variable: Any) -> str:
@@ -89,11 +89,11 @@ class _Walk:
             return f"{numbers[variable]}:{_type(variable.aval)}"
 
         def use(atom: Any) -> str:
-            if isinstance(atom, jax.extend.core.Literal):
+            if isinstance(atom, Literal):
                 return f"{self.value(atom.val)}:{_type(atom.aval)}"
             return str(numbers[atom])
 
-        yield f"consts {[*map(define, jaxpr.constvars)]} {[*map(self.value, consts)]}"
+        yield f"consts {[*map(define, jaxpr.constvars)]} {[*map(self.value, values)]}"
         yield f"in {[*map(define, jaxpr.invars)]}"
         for eqn in jaxpr.eqns:
             if eqn.primitive.name in _SILENT:
@@ -107,7 +107,7 @@ class _Walk:
 
     def value(self, value: Any) -> str:
         """Return the text of a constant or of a parameter."""
-        if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+        if is_jaxpr(value):
             return self.program(value)
         if batching.is_keys(value):
             data = self.value(jax.random.key_data(value))

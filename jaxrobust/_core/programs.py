@@ -8,8 +8,9 @@ and which operations have cut it off on the way of a value that is used.
 from typing import Any, NamedTuple
 
 import jax
-import jax.extend
 import jax.numpy as jnp
+
+from jaxrobust._core.jaxpr import bind, equations, inner_jaxprs, interpret, opened
 
 # Floating-point results whose derivative is zero, by definition or almost everywhere.
 _FLAT = {"round", "floor", "ceil", "sign", "stop_gradient"}
@@ -44,10 +45,7 @@ def find_losses(logits_fn, x: jax.Array) -> Reach:
       A `Reach`: live if any gradient arrives; `lost` names the operations that have cut
       other ways.
     """
-    jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(
-        jax.ShapeDtypeStruct(x.shape, x.dtype)
-    )
-    return _join(_walk(jaxpr.jaxpr, [Reach(is_live=True)]))
+    return _join(_walk(_trace(logits_fn, x), [Reach(is_live=True)]))
 
 
 def is_random(logits_fn, x: jax.Array) -> bool:
@@ -57,25 +55,17 @@ def is_random(logits_fn, x: jax.Array) -> bool:
       logits_fn: The model.
       x: Inputs, of which only shape and type count.
     """
+
+    def rule(eqn: Any, inputs: list[bool]) -> list[bool]:
+        names = (e.primitive.name for e in (eqn, *equations(*inner_jaxprs(eqn))))
+        return [any(inputs) or not _DRAWS.isdisjoint(names)] * len(eqn.outvars)
+
+    return any(interpret(_trace(logits_fn, x), [False], rule, lambda _: False))
+
+
+def _trace(logits_fn, x: jax.Array) -> Any:
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    jaxpr = jax.make_jaxpr(lambda x: logits_fn(x))(shape).jaxpr
-    drawn = set()
-    for eqn in jaxpr.eqns:
-        inputs = {id(atom) for atom in eqn.invars}
-        if inputs & drawn or _draws(eqn):
-            drawn |= {id(variable) for variable in eqn.outvars}
-    return any(id(atom) in drawn for atom in jaxpr.outvars)
-
-
-def _draws(value: Any) -> bool:
-    """Whether an operation, or a program inside of it, draws random numbers."""
-    if isinstance(value, tuple | list):
-        return any(map(_draws, value))
-    if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
-        return any(map(_draws, value.eqns))
-    if not isinstance(value, jax.extend.core.JaxprEqn):
-        return False
-    return value.primitive.name in _DRAWS or _draws(tuple(value.params.values()))
+    return jax.make_jaxpr(lambda x: logits_fn(x))(shape)
 
 
 def _join(reaches) -> Reach:
@@ -89,16 +79,7 @@ def _join(reaches) -> Reach:
 
 
 def _walk(jaxpr: Any, inputs: list[Reach]) -> list[Reach]:
-    known = dict(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(atom: Any) -> Reach:
-        is_literal = isinstance(atom, jax.extend.core.Literal)
-        return Reach() if is_literal else known.get(atom, Reach())
-
-    for eqn in jaxpr.eqns:
-        outputs = _apply(eqn, [read(atom) for atom in eqn.invars])
-        known.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return interpret(jaxpr, inputs, _apply, lambda _: Reach())
 
 
 def _apply(eqn: Any, inputs: list[Reach]) -> list[Reach]:
@@ -112,17 +93,17 @@ def _apply(eqn: Any, inputs: list[Reach]) -> list[Reach]:
         custom = joined.custom | {_name(params, name)}
         return [joined._replace(custom=custom, is_max=False)] * count
     if name == "scan":
-        return _repeat(params["jaxpr"].jaxpr, inputs, _carried(params))[:count]
+        return _repeat(params["jaxpr"], inputs, _carried(params))[:count]
     if name == "while":
         skipped = params["cond_nconsts"]
         carried = slice(params["body_nconsts"], None)
-        return _repeat(params["body_jaxpr"].jaxpr, inputs[skipped:], carried)
+        return _repeat(params["body_jaxpr"], inputs[skipped:], carried)
     if name == "cond":
-        branches = [_walk(b.jaxpr, inputs[1:]) for b in params["branches"]]
+        branches = [_walk(b, inputs[1:]) for b in params["branches"]]
         return [_join(results) for results in zip(*branches, strict=True)]
-    inner = params.get("jaxpr", params.get("call_jaxpr"))
-    if inner is not None:
-        return _walk(getattr(inner, "jaxpr", inner), inputs)
+    called = params.get("jaxpr", params.get("call_jaxpr"))
+    if called is not None:
+        return _walk(called, inputs)
     return [_result(name, inputs, v.aval.dtype) for v in eqn.outvars]
 
 
@@ -138,8 +119,7 @@ def _carried(params: Any) -> slice:
 
 def _name(params: Any, default: str) -> str:
     """Return the name of the function that has a derivative of its own."""
-    inner = getattr(params.get("call_jaxpr"), "jaxpr", None)
-    info = getattr(inner, "debug_info", None)
+    info = getattr(opened(params.get("call_jaxpr")), "debug_info", None)
     return str(getattr(info, "func_name", default))
 
 
@@ -192,31 +172,15 @@ def straight_through(logits_fn, x: jax.Array) -> jax.Array:
     Returns:
       Logits `[B, C]`.
     """
-    closed = jax.make_jaxpr(lambda x: logits_fn(x))(x)
-    return _evaluate(closed.jaxpr, closed.consts, [x])[0]
 
-
-def _evaluate(jaxpr: Any, consts: Any, inputs: list) -> list:
-    values = dict(
-        zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True)
-    )
-
-    def read(atom: Any) -> Any:
-        return atom.val if isinstance(atom, jax.extend.core.Literal) else values[atom]
-
-    for eqn in jaxpr.eqns:
-        name, arguments = eqn.primitive.name, [read(atom) for atom in eqn.invars]
-        inner = eqn.params.get("jaxpr")
+    def rule(eqn: Any, inputs: list) -> list:
+        name = eqn.primitive.name
         if name in {"jit", "pjit"}:
-            results = _evaluate(inner.jaxpr, inner.consts, arguments)
-        else:
-            params = eqn.primitive.get_bind_params(eqn.params)
-            # Earlier versions of JAX return a pair of functions and parameters.
-            functions, params = params if isinstance(params, tuple) else ((), params)
-            results = eqn.primitive.bind(*functions, *arguments, **params)
-            results = results if eqn.primitive.multiple_results else [results]
+            return interpret(eqn.params["jaxpr"], inputs, rule)
+        results = bind(eqn, inputs)
         if name in {"round", "floor", "ceil", "sign", "stop_gradient"}:
-            (argument,) = arguments
-            results = [results[0] + (argument - jax.lax.stop_gradient(argument))]
-        values.update(zip(eqn.outvars, results, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+            (x,) = inputs
+            results = [results[0] + (x - jax.lax.stop_gradient(x))]
+        return results
+
+    return interpret(jax.make_jaxpr(lambda x: logits_fn(x))(x), [x], rule)[0]

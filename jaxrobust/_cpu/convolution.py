@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.extend import linear_util
 
+from jaxrobust._core.jaxpr import equations, is_jaxpr, opened
 from jaxrobust._cpu import bias_primitive, conv_primitive, pool_primitive
 
 # Primitives that run the jaxprs in their parameters as they are.
@@ -127,17 +128,9 @@ def _call(fn, *args):
     return fn(*args)
 
 
-def _has_convolution(value: Any) -> bool:
-    """Whether a jaxpr, or one inside the parameters of its equations, has one."""
-    if isinstance(value, tuple | list):
-        return any(map(_has_convolution, value))
-    if not isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
-        return False
-    return any(
-        eqn.primitive is lax.conv_general_dilated_p
-        or _has_convolution(tuple(eqn.params.values()))
-        for eqn in value.eqns
-    )
+def _has_convolution(jaxpr: Any) -> bool:
+    primitives = (eqn.primitive for eqn in equations(jaxpr))
+    return lax.conv_general_dilated_p in primitives
 
 
 def _plain(fn, *args, **kwargs):
@@ -184,13 +177,13 @@ def _exchange(jaxpr: Any) -> Any:
     @functools.cache  # a jitted function that is called twice stays one function
     def visit(jaxpr):
         # Since JAX 0.11 a closed jaxpr is a jaxpr that holds its constants.
-        if getattr(jaxpr, "jaxpr", jaxpr) is not jaxpr:
+        if opened(jaxpr) is not jaxpr:
             inner = visit(jaxpr.jaxpr)
             return jaxpr if inner is jaxpr.jaxpr else jaxpr.replace(jaxpr=inner)
-        eqns = [new for eqn in jaxpr.eqns for new in equations(eqn)]
+        eqns = [new for eqn in jaxpr.eqns for new in exchanged(eqn)]
         return jaxpr.replace(eqns=eqns) if is_changed(eqns, jaxpr.eqns) else jaxpr
 
-    def equations(eqn):
+    def exchanged(eqn):
         if _PLAIN in str(eqn.source_info.name_stack):
             return [eqn]
         return bias_primitive.spread(equation(eqn))
@@ -211,7 +204,7 @@ def _exchange(jaxpr: Any) -> Any:
         return eqn
 
     def parameter(value):
-        if isinstance(value, jax.extend.core.Jaxpr | jax.extend.core.ClosedJaxpr):
+        if is_jaxpr(value):
             return visit(value)
         if isinstance(value, tuple):
             new = tuple(map(parameter, value))
