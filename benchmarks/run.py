@@ -9,7 +9,6 @@ Expected  a ratio of at least 1 for each task, see docs/benchmarks.md; the table
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
@@ -22,6 +21,7 @@ from benchmarks import documentation, peers, table, turns
 from benchmarks.task import OURS, Options, Task
 from benchmarks.tasks import TASKS
 from experiments import _common
+from jaxrobust._core.versions import versions
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 _PACKAGES = ("jaxlib", "flax", "optax", "numpy")
@@ -160,14 +160,11 @@ def _saved(out: pathlib.Path) -> dict[str, Any]:
 
 
 def _provenance() -> dict[str, Any]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-    return _common.provenance() | {"versions": versions, "load_before": load}
+    return _common.provenance() | {
+        "versions": versions(_PACKAGES),
+        "load_before": load,
+    }
 
 
 def _report_failures(name: str, result: dict[str, Any]) -> None:

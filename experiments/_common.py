@@ -24,6 +24,7 @@ import rich.table
 import tyro
 
 import jaxrobust as jr
+from jaxrobust._core import files
 
 # Files and pipes are taken for 80 columns: sentences are not wrapped there.
 _WIDTH = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 150
@@ -169,9 +170,9 @@ def provenance() -> dict[str, Any]:
 def write_json(path: pathlib.Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, indent=2, default=str) + "\n")
-    temporary.replace(path)
+    text = json.dumps(value, indent=2, default=str) + "\n"
+    with files.replaced(path) as file:
+        file.write(text.encode())
 
 
 def _module_name() -> str:

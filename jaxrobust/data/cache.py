@@ -2,12 +2,13 @@
 
 import os
 import pathlib
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
 
 import numpy as np
+
+from jaxrobust._core import files
 
 Arrays = dict[str, np.ndarray]
 
@@ -58,13 +59,6 @@ def _read(path: pathlib.Path) -> Arrays:
 
 
 def _write(path: pathlib.Path, arrays: Arrays) -> None:
-    """Write beside `path`, then rename: readers see the whole file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            np.savez(file, allow_pickle=False, **arrays)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            pathlib.Path(file.name).unlink(missing_ok=True)
-            raise
+    with files.replaced(path) as file:
+        np.savez(file, allow_pickle=False, **arrays)

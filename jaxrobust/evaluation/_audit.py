@@ -1,6 +1,5 @@
 """What shows whether a result can be believed, and what it was made with."""
 
-import importlib.metadata
 import platform
 from typing import Any, cast
 
@@ -8,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxrobust._core import checks, threat_rows
+from jaxrobust._core.versions import versions
 from jaxrobust.evaluation import _text
 from jaxrobust.types import Attack, Threat
 
@@ -68,14 +68,3 @@ def settings(
         "python": platform.python_version(),
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that results depend on."""
-    found = {}
-    for name in ("jaxrobust", "jax", "jaxlib", "optax", "flax"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust._core import batching, processes
+from jaxrobust._core import batching, files, processes
 from jaxrobust._core.placing import Placing
 from jaxrobust._core.program_digest import HostCallError, program_digest
+from jaxrobust._core.versions import versions
 from jaxrobust.training import interrupts, storage
 from jaxrobust.training.checkpoint import prepare_out, to_json
 from jaxrobust.training.metrics import EpochMeans
@@ -143,13 +144,13 @@ class RunDirectory:
     def start(self, run: Run) -> None:
         """Write the metrics of the epochs done: those of lost steps go."""
         text = "".join(json.dumps(line) + "\n" for line in run.history)
-        temporary = self.path / "metrics.jsonl.tmp"
+        metrics = self.path / "metrics.jsonl"
 
         def write() -> None:
-            temporary.write_text(text)
-            temporary.replace(self.path / "metrics.jsonl")
+            with files.replaced(metrics) as file:
+                file.write(text.encode())
 
-        processes.first(write, f"writing {temporary}")
+        processes.first(write, f"writing {metrics}")
 
     def clear(self) -> None:
         """Remove an earlier run."""
@@ -257,12 +258,11 @@ _MEANING = {
 
 def _other_environment(saved: Mapping[str, Any]) -> str:
     """Return a sentence where the run was begun with something else installed."""
-    here = storage.versions() | {"platform": jax.default_backend()}
-    del here["orbax-checkpoint"]  # it traces nothing
+    here = versions() | {"platform": jax.default_backend()}
     changed = [
-        f"{name} was {saved.get(name)} and is {here[name]}"
+        f"{name} was {saved[name]} and is {here[name]}"
         for name in here
-        if saved.get(name) != here[name]
+        if name in saved and saved[name] != here[name]
     ]
     if not changed:
         return ""

@@ -7,7 +7,6 @@ A checkpoint is written under a temporary name and then renamed: whoever is kill
 meanwhile leaves the earlier one.
 """
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -23,10 +22,10 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from jaxrobust._core import batching
+from jaxrobust._core.versions import LIBRARIES, versions
 
 FORMAT = "jaxrobust-checkpoint-1"
 _INFO = "checkpoint.json"
-_LIBRARIES = ("jaxrobust", "jax", "flax", "optax", "orbax-checkpoint")
 
 
 def write(
@@ -36,7 +35,8 @@ def write(
 ) -> None:
     """Write a checkpoint of several named items of arrays, atomically."""
     path = Path(path).absolute()
-    earlier, temporary = _earlier(path), path.with_name(f"{path.name}.tmp")
+    # One name for all writes: what a killed one leaves, the next one removes.
+    earlier, temporary = _earlier(path), _temporary(path)
     if path.exists():
         read_info(path)  # what is not a checkpoint is not ours to replace
         # Left from a write that was killed while it deleted this.
@@ -49,7 +49,7 @@ def write(
             checkpointer.wait_until_finished()
     own = {
         "format": FORMAT,
-        "versions": versions(),
+        "versions": versions((*LIBRARIES, "orbax-checkpoint")),
         "arrays": {name: _shapes(arrays) for name, arrays in items.items()},
         "crc32": {name: _checksum(arrays) for name, arrays in items.items()},
         "files": {name: _files(temporary / name) for name in items},
@@ -78,7 +78,7 @@ def exists(path: str | os.PathLike) -> bool:
 def remove(path: str | os.PathLike) -> None:
     """Remove a checkpoint, if there is one; what is none is not touched."""
     path = Path(path).absolute()
-    doomed = path.with_name(f"{path.name}.tmp")
+    doomed = _temporary(path)
     while (existing := _existing(path)) is not None:
         read_info(path)
         shutil.rmtree(doomed, ignore_errors=True)
@@ -271,19 +271,12 @@ def _earlier(path: Path) -> Path:
     return path.with_name(f"{path.name}.old")
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.tmp")
+
+
 def _existing(path: Path) -> Path | None:
     return next((p for p in (path, _earlier(path)) if p.exists()), None)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the libraries that a run depends on."""
-    found = {}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # run from a source tree
-            found[name] = "unknown"
-    return found
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import secrets
 import time
 import zipfile
 import zlib
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust._core import batching, processes
+from jaxrobust._core import batching, files, processes
 from jaxrobust._core.checks import warn_user
 from jaxrobust._core.lock import Lock
 from jaxrobust.evaluation.queue import _slots
@@ -168,27 +167,15 @@ def _parse(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _try_to_write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    # A name of its own: whoever else writes here does not find it gone.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        try:
-            _write(temporary, arrays)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with files.replaced(path) as file:
+            cast(Any, np.savez)(file, **arrays)
     except OSError as error:
         warn_user(
             f"{path} could not be written ({error}): the evaluation goes on and tries "
             "again at the next saving. If it is killed before that, what was found since "
             "the last saving is lost."
         )
-
-
-def _write(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
-    with path.open("wb") as file:
-        cast(Any, np.savez)(file, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _try_to_remove(path: pathlib.Path) -> None:

@@ -387,16 +387,16 @@ def test_without_locks(tmp_path, monkeypatch, kind):
 def test_a_full_disk(tmp_path, monkeypatch):
     """What was saved before stays, the evaluation goes on and tries again."""
     file, seen = tmp_path / "state.npz", []
-    write, numbers = _saved._write, iter(range(1000))
+    savez, numbers = np.savez, iter(range(1000))
 
-    def fills_up(path, arrays):
+    def fills_up(stream, **arrays):
         if 3 <= next(numbers) < 6:
-            path.write_bytes(b"the beginning")
+            stream.write(b"the beginning")
             seen.append(file.read_bytes())
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(path, arrays)
+        savez(stream, **arrays)
 
-    monkeypatch.setattr(_saved, "_write", fills_up)
+    monkeypatch.setattr(np, "savez", fills_up)
     with monkeypatch.context() as context, pytest.raises(Stop):
         interrupt_after(context, 5)
         with pytest.warns(UserWarning, match="No space left.*tries again") as warned:
@@ -416,7 +416,7 @@ def test_a_disk_that_stays_full(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(_saved, "_write", full)
+    monkeypatch.setattr(np, "savez", full)
     monkeypatch.setattr(pathlib.Path, "unlink", full)
     with pytest.warns(UserWarning, match="could not be"):
         assert_same(run(tmp_path / "state.npz"), run())
