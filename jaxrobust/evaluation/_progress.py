@@ -1,45 +1,22 @@
 """What an evaluation tells on the way: a bar on a terminal, a line per attack in a file."""
 
-import sys
 import time
 from typing import Any
 
-import jax
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from jaxrobust._core.progress import ProgressDisplay
 
-# Name, bar, numbers, bound and time share the 80 columns of a terminal.
 _NAME_WIDTH = 22
-_BAR_WIDTH = 12
 
 
-class ProgressBar:
+class ProgressBar(ProgressDisplay):
     """One bar for each attack on a terminal; elsewhere a line when the attack is over.
 
-    Both go to stderr. A notebook shows neither: its cells are kept with their outputs.
+    A notebook shows neither: its cells are kept with their outputs.
     """
 
     def __init__(self, *, is_shown: bool):
         """Prepare; nothing is shown before the first stage."""
-        console = Console(stderr=True)
-        is_shown = is_shown and jax.process_index() == 0
-        self._has_lines = is_shown and not (console.is_terminal or console.is_jupyter)
-        self._bar = Progress(
-            # Names hold brackets, which are not markup.
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=_BAR_WIDTH),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-            disable=not (is_shown and console.is_terminal),
-        )
+        super().__init__(is_shown=is_shown, stays=True)
         self._task: Any = None
         self._name, self._total, self._begin = "", 0, 0.0
 
@@ -58,24 +35,13 @@ class ProgressBar:
     def end_stage(self, num_robust: int, num_examples: int) -> None:
         """Fill the bar of the attack that is over, or print its line."""
         self.update(self._total, num_robust, num_examples)
-        if self._has_lines:
-            print(
+        if not (self._console.is_terminal or self._console.is_jupyter):
+            self._say(
                 f"{self._name}: {100 * num_robust / num_examples:.2f}% robust so far, "
                 f"{num_robust:,} of {num_examples:,} examples left, "
-                f"{time.monotonic() - self._begin:.1f} s",
-                file=sys.stderr,
-                flush=True,
+                f"{time.monotonic() - self._begin:.1f} s"
             )
 
     def advance(self, count: int) -> None:
         """Show that so many runs more are over; nothing is known of the bound."""
         self._bar.advance(self._task, count)
-
-    def __enter__(self) -> "ProgressBar":
-        """Start the display."""
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        """End the display."""
-        self._bar.stop()

@@ -8,6 +8,7 @@ import rich.console
 import rich.text
 
 import jaxrobust as jr
+from jaxrobust._core import progress
 from jaxrobust.evaluation import _progress
 
 X = jax.random.uniform(jax.random.key(0), (20, 3))
@@ -53,7 +54,7 @@ def test_bars_at_80_columns(monkeypatch, name):
     """Every bar has its name, and what is over is full."""
     file = io.StringIO()
     terminal = rich.console.Console(file=file, force_terminal=True, width=80)
-    monkeypatch.setattr(_progress, "Console", lambda **_: terminal)
+    monkeypatch.setattr(progress, "Console", lambda **_: terminal)
     with _progress.ProgressBar(is_shown=True) as bar:
         bar.stage(name, 98)  # an attack that is not queued never updates its bar
         bar.end_stage(49, 98)

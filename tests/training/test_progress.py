@@ -13,6 +13,7 @@ from flax import nnx
 from rich.console import Console
 
 from jaxrobust import training
+from jaxrobust._core import progress as display
 from jaxrobust.training import interrupts, progress, storage
 from jaxrobust.training.run import RunDirectory
 from tests.training.killed_run import KEY, attack, cross_entropy, data
@@ -61,7 +62,7 @@ def test_a_terminal_has_a_bar_with_a_name_that_goes_and_lines_that_stay(monkeypa
     def terminal(**options):
         return Console(file=screen, force_terminal=True, width=80, _environ={})
 
-    monkeypatch.setattr(progress, "Console", terminal)
+    monkeypatch.setattr(display, "Console", terminal)
     fit()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
     assert re.search(r"training +epoch 2/2", text)
