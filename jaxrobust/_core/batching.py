@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxrobust._core import cpu
+
 
 def expand(value: ArrayLike, x: jax.Array) -> jax.Array:
     """Shape a scalar or a `[B]` array so that it broadcasts against `x [B, ...]`."""
@@ -20,20 +22,10 @@ def flatten(x: jax.Array) -> jax.Array:
     """Reshape `[B, ...]` to `[B, d]`, for sums and maxima over an example.
 
     XLA:CPU (JAX 0.10.2) would reduce over three axes at a time, which for images takes
-    several times as long; behind the barrier it cannot see them.
+    several times as long, if it saw them.
     """
     flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))  # a batch may be empty
-    return jax.lax.optimization_barrier(flat) if x.ndim > 2 else flat
-
-
-def computed_once(x: jax.Array) -> jax.Array:
-    """Return `x`, by a product that XLA does not merge with what uses it.
-
-    XLA:CPU (JAX 0.10.2) repeats cheap producers, as the last sums of a gradient, in each of
-    their uses, a barrier or not. No axis is merged: the batch may be sharded.
-    """
-    pairs = jnp.stack([x, jnp.zeros_like(x)], axis=-1)
-    return jnp.matmul(pairs, jnp.ones(2, x.dtype), precision="highest")
+    return cpu.opaque(flat) if x.ndim > 2 else flat
 
 
 def zeros(x: jax.Array) -> jax.Array:

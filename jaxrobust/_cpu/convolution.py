@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.extend
@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 from jax.extend import linear_util
 
+from jaxrobust._core import cpu
 from jaxrobust._core.jaxpr import equations, is_jaxpr, opened
 from jaxrobust._cpu import bias_primitive, conv_primitive, pool_primitive
 
@@ -114,7 +115,7 @@ def is_slow_in_loops(fn: Callable, *args: Any) -> bool:
       >>> is_slow_in_loops(fast_convolutions(blur), x, kernel)
       False
     """
-    if jax.default_backend() != "cpu":
+    if not cpu.is_target():
         return False
     leaves = jax.tree.leaves(fn) if isinstance(fn, jax.tree_util.Partial) else [fn]
     if all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
@@ -163,12 +164,8 @@ def _fast(fn, *args, **kwargs):
 
 
 def _is_wanted() -> bool:
-    if os.environ.get("JAXROBUST_PLAIN_CONVOLUTIONS", "0") not in ("", "0"):
-        return False
-    device = cast(Any, jax.config).jax_default_device  # a Device, a name or None
-    if device is None:
-        return jax.default_backend() == "cpu"
-    return getattr(device, "platform", device) == "cpu"
+    is_off = os.environ.get("JAXROBUST_PLAIN_CONVOLUTIONS", "0") not in ("", "0")
+    return cpu.is_target() and not is_off
 
 
 def _exchange(jaxpr: Any) -> Any:

@@ -14,6 +14,7 @@ from jaxrobust import losses
 from jaxrobust._core import (
     batching,
     checks,
+    cpu,
     label_checks,
     model_checks,
     processes,
@@ -278,12 +279,10 @@ def _check_target(stages: list, y: np.ndarray, target: Any, among: Any) -> None:
 
 
 def default_batch_size(num_examples: int, num_devices: int) -> int:
-    """Return how many examples are worked on at a time.
-
-    On two cores 128 small images were a tenth faster than 64, and 256 were not faster.
-    """
-    most = 128 if jax.default_backend() == "cpu" else 512 * num_devices
-    return min(most, -(-num_examples // num_devices) * num_devices)
+    """Return how many examples are worked on at a time."""
+    return min(
+        cpu.batch_size(num_devices), -(-num_examples // num_devices) * num_devices
+    )
 
 
 def _check_batch_size(batch_size: int, num_devices: int) -> int:

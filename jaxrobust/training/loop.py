@@ -1,6 +1,5 @@
 """The outer minimisation: an Optax loop over a jitted step, with exact resumption."""
 
-import collections
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxrobust._core import processes
+from jaxrobust._core import cpu, processes
 from jaxrobust._core.placing import Placing
 from jaxrobust._cpu.convolution import is_slow_in_loops
 from jaxrobust.training import _checks, _data_checks
@@ -35,9 +34,6 @@ from jaxrobust.training.step import (
 )
 from jaxrobust.training.updates import optimizer_program
 from jaxrobust.types import Attack, Gradient, Objective, Threat
-
-# On the CPU a call asks the system for its memory anew, and the bar should move.
-_STEPS_PER_CALL = collections.defaultdict(lambda: 100, cpu=10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +259,7 @@ def fit(
         steps_per_call = 1  # there is nothing left to do
     elif steps_per_call is None:
         is_slow = is_slow_in_loops(train_step, *step_inputs)
-        steps_per_call = 1 if is_slow else _STEPS_PER_CALL[jax.default_backend()]
+        steps_per_call = 1 if is_slow else cpu.steps_per_call()
     steps_per_call = min(steps_per_call, steps_per_epoch)
     train_steps = make_train_steps(train_step, steps_per_call)
     Epochs(

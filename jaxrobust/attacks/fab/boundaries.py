@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import threats
-from jaxrobust._core import batching, predictions
+from jaxrobust._core import batching, cpu, predictions
 from jaxrobust.threats import hyperplanes
 from jaxrobust.threats.norms import safe_norm
 from jaxrobust.types import Array, LogitsFn
@@ -94,4 +94,4 @@ def _usable(w: Array, threat: Any) -> Array:
     """Return the gradient in float32, zero where it is not finite or where masked."""
     w = w.astype(jnp.promote_types(w.dtype, jnp.float32))
     w = jnp.where(jnp.isfinite(w), w, 0)
-    return batching.computed_once(threats.masked(threat, w))
+    return cpu.computed_once(threats.masked(threat, w))
