@@ -219,7 +219,7 @@ cells = {
 }
 colors = [jr.plotting.COLORS[c] for c in ("blue", "orange", "vermillion")]
 ax = jr.plotting.accuracy_bars(cells, colors=dict(zip(table.ROWS, colors, strict=True)))
-_ = ax.set_title(
+_ = ax.figure.suptitle(
     rf"{DATASET}, $\ell_\infty$, $\epsilon$ = {EPS}, {len(y_test)} test images"
 )
 

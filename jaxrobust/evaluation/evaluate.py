@@ -93,7 +93,8 @@ def evaluate(
       stop_early: False runs every attack to its end on every example, so that losses
         and distances under attack are those of the whole attack.
       individually: Run each attack of several on all examples, not on those that
-        survive the earlier ones, to report what each breaks alone.
+        survive the earlier ones, to report what each breaks alone; with
+        `stop_early=False` each to its end.
       mesh: Devices over which batches are spread; the model's arrays are copied to all
         of them unless they are on the mesh already.
       state_file: Where to save the state; a run that was killed goes on from there, if
@@ -126,11 +127,6 @@ def evaluate(
     checks.check_distance(attack, threat)
     _check_examples(x, y, groups=groups, among=among)
     x, y = checks.check_inputs(x, y, threat, losses.LABELS, xp=np)
-    if individually and not stop_early:
-        raise ValueError(
-            "individually=True runs the parts of an attack one by one, stop_early=False "
-            "runs it as a whole: choose one of them."
-        )
     processes.check_path("state_file", state_file, mesh)
     checks.check_key_shape(key, x.shape[0])
     keys = None if key is None else batching.per_example_keys(key, x.shape[0])
@@ -140,8 +136,16 @@ def evaluate(
     size = _check_batch_size(batch_size, placing.num_devices)
     target = None if target is None else jax.tree.map(np.asarray, target)
     is_random = _random.is_random(logits_fn)
-    is_split = stop_early or is_random
-    stages = _stages.of(attack, keys, y, target, threat, is_queued=is_split)
+    is_queued = stop_early or is_random
+    stages = _stages.of(
+        attack,
+        keys,
+        y,
+        target,
+        threat,
+        is_queued=is_queued,
+        is_split=is_queued or individually,
+    )
     _check_target(stages, y, target, among)
     rows, _ = next(_forward.batches(np.arange(x.shape[0]), size))
     model = as_model(logits_fn, x[rows])

@@ -67,7 +67,7 @@ def test_sides_of_long_images_keep_the_area():
 
 def test_every_place_is_drawn():
     """A window of 3 in 8 pixels starts at 0..5, the last place included."""
-    starts = {-int(windows.place(u, 8, 3)[0]) for u in np.arange(0, 1, 1 / 64)}
+    starts = {-int(windows.place(u, 8, 3)[0]) for u in jnp.arange(0, 1, 1 / 64)}
     assert starts == set(range(6))
     assert int(windows.place(np.float32(1 - 2**-23), 8, 3)[-1]) == 2
 

@@ -33,10 +33,9 @@ def of(
     threat: Any,
     *,
     is_queued: bool,
+    is_split: bool,
 ) -> list[Stage]:
     """Return the attacks that `attack` is made of, in their order.
-
-    Not queued, an attack is one stage and runs to its end on every example.
 
     Args:
       attack: The attack.
@@ -44,10 +43,12 @@ def of(
       y: Labels `[N]`.
       target: What attacks take that do not take labels; None where there is none.
       threat: The threat.
-      is_queued: Whether examples may leave as soon as they are broken.
+      is_queued: Whether examples may leave as soon as they are broken; if not, each
+        attack runs to its end on every example.
+      is_split: Whether the parts of an attack are run one by one, or it as a whole.
     """
     whole = ((repr(attack), attack),)
-    parts = attack.stages(threat=threat) if is_queued else whole
+    parts = attack.stages(threat=threat) if is_split else whole
     stages = []
     for number, (name, part) in enumerate(parts):
         can_be = is_queued and part.machine is not None
