@@ -8,7 +8,7 @@ has a standard deviation that is sqrt(3) times larger, and zero biases.
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -113,6 +113,36 @@ def dense(
         **options,
     }
     return nnx.Linear(in_features, out_features, rngs=rngs, **options)
+
+
+Activation = Literal["relu", "silu"]
+
+
+def activate(name: Activation, x: jax.Array) -> jax.Array:
+    """Apply an activation; "silu" is smooth, which helps robust training.
+
+    Xie et al. 2020, arXiv:2006.14536. By name, so that two models of one architecture have
+    equal static parts.
+
+    Args:
+        name: "relu", or "silu", x * sigmoid(x).
+        x: an array of any shape.
+
+    Returns:
+        An array of the same shape.
+
+    Raises:
+        ValueError: if there is no such activation.
+
+    Example:
+        >>> print(activate("relu", jnp.array([-1.0, 2.0])))
+        [0. 2.]
+    """
+    if name == "relu":
+        return jax.nn.relu(x)
+    if name == "silu":
+        return jax.nn.silu(x)
+    raise ValueError(f"there is no activation {name!r}: take relu or silu")
 
 
 @dataclasses.dataclass(frozen=True)

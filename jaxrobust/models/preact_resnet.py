@@ -6,7 +6,15 @@ from typing import Any
 import jax
 from flax import nnx
 
-from jaxrobust.models.layers import CIFAR10, Normalization, conv, dense, normalize
+from jaxrobust.models.layers import (
+    CIFAR10,
+    Activation,
+    Normalization,
+    activate,
+    conv,
+    dense,
+    normalize,
+)
 
 
 def batch_norm(num_features: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
@@ -28,7 +36,7 @@ def batch_norm(num_features: int, *, rngs: nnx.Rngs) -> nnx.BatchNorm:
 
 
 class PreActBlock(nnx.Module):
-    """Two times norm, ReLU, 3x3 convolution, added to the input.
+    """Two times norm, activation, 3x3 convolution, added to the input.
 
     He et al., "Identity Mappings in Deep Residual Networks" (ECCV 2016).
 
@@ -37,6 +45,7 @@ class PreActBlock(nnx.Module):
         out_features: channels of the output.
         strides: step of the first convolution, in pixels.
         kernel_init: initialiser of the convolutions.
+        activation: "relu" or "silu".
         rngs: source of the initial weights.
 
     Example:
@@ -54,8 +63,10 @@ class PreActBlock(nnx.Module):
         *,
         strides: int = 1,
         kernel_init: nnx.Initializer | None = None,
+        activation: Activation = "relu",
         rngs: nnx.Rngs,
     ) -> None:
+        self.activation = activation
         options: dict[str, Any] = {"use_bias": False, "rngs": rngs}
         if kernel_init is not None:
             options["kernel_init"] = kernel_init
@@ -74,10 +85,10 @@ class PreActBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [B, H', W', out_features] for x [B, H, W, in_features]."""
-        active = jax.nn.relu(self.norm1(x))
+        active = activate(self.activation, self.norm1(x))
         skip = x if self.shortcut is None else self.shortcut(active)
         residual = self.conv1(active)
-        return skip + self.conv2(jax.nn.relu(self.norm2(residual)))
+        return skip + self.conv2(activate(self.activation, self.norm2(residual)))
 
 
 class PreActResNet18(nnx.Module):

@@ -11,6 +11,7 @@ from jaxrobust.models.convnet import MadryConvNet, SmallConvNet, TutorialConvNet
 from jaxrobust.models.linear import Linear
 from jaxrobust.models.mlp import MLP
 from jaxrobust.models.preact_resnet import PreActResNet18
+from jaxrobust.models.small_resnet import SmallResNet
 from jaxrobust.models.wide_resnet import WideResNet
 
 _MODELS: dict[str, Callable[..., nnx.Module]] = {
@@ -19,6 +20,7 @@ _MODELS: dict[str, Callable[..., nnx.Module]] = {
     "tutorial_convnet": TutorialConvNet,
     "madry_convnet": MadryConvNet,
     "small_convnet": SmallConvNet,
+    "small_resnet": SmallResNet,
     "preact_resnet18": PreActResNet18,
     "wide_resnet28_10": functools.partial(WideResNet, depth=28, width=10),
     "wide_resnet34_10": functools.partial(WideResNet, depth=34, width=10),

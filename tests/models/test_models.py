@@ -16,6 +16,7 @@ MNIST, CIFAR, DIGITS = (28, 28, 1), (32, 32, 3), (8, 8, 1)
 
 # Options that make the networks small enough to be run here.
 TINY = {
+    "small_resnet": {"width": 2},
     "preact_resnet18": {"width": 2},
     "wide_resnet28_10": {"depth": 10, "width": 1},
     "wide_resnet34_10": {"depth": 10, "width": 1},
@@ -75,6 +76,12 @@ def test_number_of_parameters_of_the_residual_networks():
     # 46.2 million.
     assert num_params("wide_resnet28_10", CIFAR) == 36_479_194
     assert num_params("wide_resnet34_10", CIFAR) == 46_160_474
+    # Stem, three blocks (the first without a convolution in its shortcut), norm, dense.
+    stem = 9 * 3 * 32
+    blocks = 2 * 9 * 32**2 + 4 * 32
+    for n in (32, 64):
+        blocks += 9 * (2 * n * n + 4 * n * n) + 2 * n * n + 2 * (n + 2 * n)
+    assert num_params("small_resnet", CIFAR) == stem + blocks + 2 * 128 + 1290
 
 
 @pytest.mark.parametrize("name", models.NAMES)
