@@ -1,5 +1,6 @@
 """What the experiments share: the command line, messages, tables."""
 
+import inspect
 import io
 import os
 import sys
@@ -59,7 +60,7 @@ def test_usage_is_what_one_types(module, capsys):
     shown = capsys.readouterr().out
     assert shown.startswith(f"usage: python -m experiments.{name} [-h]")
     assert "--formats" in shown and "--dpi" in shown
-    source = (module.__spec__.origin and open(module.__spec__.origin).read()) or ""
+    source = inspect.getsource(module)
     assert f'_common.parse(Config, "{name}", __doc__' in source
 
 

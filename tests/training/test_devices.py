@@ -133,7 +133,9 @@ def test_two_processes_killed(tmp_path, is_spread):
     two_processes.run(KILLED, tmp_path, num_epochs, is_spread)
     names = sorted(path.name for path in out.iterdir())
     assert names == ["best", "last", "metrics.jsonl"]
-    lines = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    lines = [
+        json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()
+    ]
     assert [line["epoch"] for line in lines] == [*range(1, num_epochs + 1)]
     saved = storage.read_arrays(out / "last", "model")
     for i in range(2):

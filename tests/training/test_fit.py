@@ -318,7 +318,9 @@ def test_without_attack_clean_accuracy_decides():
 
 
 def read_metrics(out):
-    return [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    return [
+        json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_output_directory(whole_run, tmp_path):
