@@ -278,7 +278,7 @@ rules = {
     "sign, constant step": jr.PGD(num_steps=20, rel_step_size=0.25, keep_best=False),
     "sign, twice the step": jr.PGD(num_steps=20, rel_step_size=0.5, keep_best=False),
     "sign, cosine decay": jr.PGD(
-        num_steps=20, rel_step_size=0.5, schedule=decay, keep_best=False
+        num_steps=20, rel_step_size=0.5, step_schedule=decay, keep_best=False
     ),
     "sign, momentum 0.75": jr.PGD(
         num_steps=20, rel_step_size=0.25, momentum=0.75, keep_best=False

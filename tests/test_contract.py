@@ -31,7 +31,7 @@ ATTACKS = {
     "pgd": jr.PGD(num_steps=5),
     "momentum": jr.PGD(num_steps=5, momentum=1.0),
     "adam": jr.PGD(num_steps=5, optimizer=optax.adam(0.05)),
-    "schedule": jr.PGD(num_steps=5, rel_step_size=1.0, schedule=DECAY),
+    "schedule": jr.PGD(num_steps=5, rel_step_size=1.0, step_schedule=DECAY),
     "margin": jr.PGD(num_steps=5, loss=jr.losses.margin),
     "dlr": jr.PGD(num_steps=5, loss=jr.losses.dlr),
     "targeted": jr.PGD(num_steps=5, loss=jr.losses.targeted(jr.losses.cross_entropy)),
@@ -221,7 +221,7 @@ def test_pgd_approaches_the_optimum_of_a_linear_model(name):
     about the length of a step: the steps have to decay for the gap to close.
     """
     decay = optax.schedules.cosine_decay_schedule(1.0, 60)
-    attack = jr.PGD(num_steps=60, rel_step_size=0.5, schedule=decay)
+    attack = jr.PGD(num_steps=60, rel_step_size=0.5, step_schedule=decay)
     gap = linear_gap(attack, THREATS[name])
     tolerance = {"linf": 1e-5, "l2_free": 1e-4}.get(name, 1e-2)
     assert (gap > -1e-5).all() and (gap < tolerance).all(), gap

@@ -113,7 +113,7 @@ def test_the_contract_of_a_state_machine(name, norm):
     # Law 1: what it returns, and where it is, lie in the threat.
     for point in (found.x_adv, attack.iterate(before, threat=threat)):
         assert (threat.distance(point, X) <= threat.eps * (1 + 1e-6)).all()
-    reached = jr.losses.is_success(attack.goal, MODEL(found.x_adv), Y)
+    reached = jr.losses.is_broken(attack.goal, MODEL(found.x_adv), Y)
     if attack.is_evaluated:
         np.testing.assert_array_equal(found.is_broken, reached)
     assert (reached | ~found.is_broken).all()

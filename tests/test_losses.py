@@ -34,7 +34,7 @@ def test_margin_is_positive_exactly_where_misclassified():
     np.testing.assert_allclose(found, expected, rtol=1e-6)
     wrong = LOGITS.argmax(-1) != Y
     np.testing.assert_array_equal(found > 0, wrong)
-    success = losses.is_success(losses.margin, jnp.asarray(LOGITS), jnp.asarray(Y))
+    success = losses.is_broken(losses.margin, jnp.asarray(LOGITS), jnp.asarray(Y))
     np.testing.assert_array_equal(success, wrong)
 
 
@@ -111,15 +111,15 @@ def test_targeted(loss):
     assert hash(attack_loss) == hash(losses.targeted(loss))
     assert attack_loss != losses.targeted(lambda z, y: -loss(z, y))
     np.testing.assert_array_equal(
-        losses.is_success(attack_loss, z, target), LOGITS.argmax(-1) == TARGET
+        losses.is_broken(attack_loss, z, target), LOGITS.argmax(-1) == TARGET
     )
 
 
 def test_success_of_losses_without_labels():
     """`kl` has no goal; the pair of `dlr_targeted` counts any wrong class."""
     z, y = jnp.asarray(LOGITS), jnp.asarray(Y)
-    assert not losses.is_success(losses.kl, z, z).any()
-    success = losses.is_success(losses.dlr_targeted, z, (y, jnp.asarray(TARGET)))
+    assert not losses.is_broken(losses.kl, z, z).any()
+    success = losses.is_broken(losses.dlr_targeted, z, (y, jnp.asarray(TARGET)))
     np.testing.assert_array_equal(success, LOGITS.argmax(-1) != Y)
 
 
@@ -160,7 +160,7 @@ def test_labels_of_every_integer_type(num_classes, dtype):
         np.testing.assert_array_equal(loss(z, pairs[0][0]), loss(z, pairs[1][0]))
     found, expected = (losses.dlr_targeted(z, pair) for pair in pairs)
     np.testing.assert_array_equal(found, expected)
-    success = losses.is_success(losses.margin, z, pairs[0][0])
+    success = losses.is_broken(losses.margin, z, pairs[0][0])
     np.testing.assert_array_equal(success, z.argmax(-1) != pairs[1][0])
 
 
@@ -188,13 +188,13 @@ def test_what_is_not_a_number_is_not_the_label():
     bad = [[np.nan, 0, 1], [0, np.inf, 1], [-np.inf] * 3]
     z = jnp.array([*bad, [-np.inf, 0, 1]])
     for label in range(3):
-        broken = losses.is_success(losses.margin, z, jnp.full(4, label))
+        broken = losses.is_broken(losses.margin, z, jnp.full(4, label))
         np.testing.assert_array_equal(broken, [True] * 3 + [label != 2])
-        reached = losses.is_success(
+        reached = losses.is_broken(
             losses.targeted(losses.margin), z, jnp.full(4, label)
         )
         np.testing.assert_array_equal(reached, [False] * 3 + [label == 2])
-    assert losses.is_success(losses.kl, z, z).tolist() == [True] * 3 + [False]
+    assert losses.is_broken(losses.kl, z, z).tolist() == [True] * 3 + [False]
 
 
 def test_losses_of_other_outputs():
@@ -205,7 +205,7 @@ def test_losses_of_other_outputs():
     expected = [np.log1p(np.exp(-2)) + np.log1p(np.exp(s)) for s in (-1, 1)]
     found = losses.binary_cross_entropy(z, labels)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    broken = losses.is_success(losses.binary_cross_entropy, z, labels)
+    broken = losses.is_broken(losses.binary_cross_entropy, z, labels)
     assert broken.tolist() == [False, True]
     loss = losses.per_position(losses.margin)
     z = jnp.asarray(LOGITS).reshape(4, 5, 5)

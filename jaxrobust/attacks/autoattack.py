@@ -118,7 +118,7 @@ def autoattack(
     - "standard": APGD-CE, APGD-T on 9 targets, FAB-T on 9 targets, Square with 5000
       queries; for `L1` APGD-CE has 5 restarts and APGD-T 5 targets.
     - "plus": APGD-CE, APGD-DLR and FAB with 5 restarts, Square, APGD-T, FAB-T. For `L1`
-      APGD runs in shrinking balls here too (`APGD.eps_schedule`), and APGD-T on 5 targets;
+      APGD runs in shrinking balls here too (`APGD.radii`), and APGD-T on 5 targets;
       the reference does so in "standard" only, and advises against "plus" for this norm.
     - "rand", for random models: APGD-CE and APGD-DLR on the mean loss of the draws. Pass
       the model through `jr.randomized(model_fn, num_samples=20, key=...)`. Where the

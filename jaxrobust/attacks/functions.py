@@ -80,7 +80,7 @@ def pgd(
     keep_best: bool = True,
     momentum: ArrayLike | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    schedule: optax.Schedule | None = None,
+    step_schedule: optax.Schedule | None = None,
 ) -> Array:
     """Attack by projected gradient ascent; the function form of `PGD`.
 
@@ -121,7 +121,7 @@ def apgd(
     num_steps: int = 100,
     loss: Loss = losses.cross_entropy,
     rho: ArrayLike = 0.75,
-    eps_schedule: tuple[tuple[float, float], ...] = (
+    radii: tuple[tuple[float, float], ...] = (
         (3.0, 0.3),
         (2.0, 0.3),
         (1.0, 0.4),
@@ -259,7 +259,7 @@ def spsa(
     random_start: bool = False,
     momentum: ArrayLike | None = None,
     optimizer: optax.GradientTransformation | None = None,
-    schedule: optax.Schedule | None = None,
+    step_schedule: optax.Schedule | None = None,
     chunk_size: int | None = None,
 ) -> Array:
     """Attack by ascent along estimated gradients; the function form of `SPSA`.

@@ -31,7 +31,7 @@ class State(NamedTuple):
     step: Array  # [B] int32, steps taken
     best: Array  # the best iterate so far
     best_loss: Array  # [B]
-    best_success: Array  # [B] bool
+    best_broken: Array  # [B] bool
 
 
 @pytree.register
@@ -49,16 +49,16 @@ class PGD(Stepped):
         l_inf is 2.5 / num_steps (MadryLab/robustness): far enough to cross the ball. Any
         other ball is curved or cut by bounds, and steps of one length circle around its
         best point: there the default starts at 20 / num_steps and falls geometrically to
-        a hundredth of that (with a `schedule`: 2.5 / num_steps times that).
+        a hundredth of that (with a `step_schedule`: 2.5 / num_steps times that).
       loss: Per-example loss to maximise; `jr.losses.targeted(loss)` takes `y` as target.
       random_start: Start uniformly in the ball instead of at `x`; needs a key.
-      keep_best: Return the best iterate: a success rather than a failure, then the larger
+      keep_best: Return the best iterate: broken rather than not, then of the larger
         loss. Costs one forward pass. False returns the last iterate, as a model that
         draws at random needs: its best iterate is its luckiest draw.
       momentum: Decay mu of g <- mu g + grad / ||grad||_1; None for none.
       optimizer: Any optax transformation as the ascent rule instead of the steepest step,
         e.g. `optax.adam(0.01)`; it sets its own step size and acts on each example.
-      schedule: Factor on the step size by step number, e.g.
+      step_schedule: Factor on the step size by step number, e.g.
         `optax.schedules.cosine_decay_schedule(1.0, num_steps)`.
 
     Raises:
@@ -85,7 +85,7 @@ class PGD(Stepped):
     keep_best: bool = pytree.static(True)
     momentum: ArrayLike | None = None
     optimizer: optax.GradientTransformation | None = pytree.static(None)
-    schedule: optax.Schedule | None = pytree.static(None)
+    step_schedule: optax.Schedule | None = pytree.static(None)
 
     def __post_init__(self):
         checks.check_loss(self.loss)
@@ -136,14 +136,14 @@ class PGD(Stepped):
             step=zero.astype(jnp.int32),
             best=x_adv,
             best_loss=zero - jnp.inf,
-            best_success=zero > 0,
+            best_broken=zero > 0,
         )
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Take one step of every example; one gradient evaluation."""
         found = gradient(self.loss, logits_fn, state.x_adv, state.y)
         if self.keep_best:
-            state = keep_best(state, found.loss, found.success)
+            state = keep_best(state, found.loss, found.is_broken)
         grad = found.direction
         if self.optimizer is not None:  # to the others, only the direction matters
             grad = grad * batching.expand(found.scale, grad).astype(grad.dtype)
@@ -196,7 +196,11 @@ class PGD(Stepped):
             return jax.vmap(update)(grad, rule, x_adv)
 
     def _step_size(self, threat: Threat, step: Array) -> Any:
-        size, relative, schedule = self.step_size, self.rel_step_size, self.schedule
+        size, relative, schedule = (
+            self.step_size,
+            self.rel_step_size,
+            self.step_schedule,
+        )
         if size is None:
             if relative is None:
                 relative = 2.5 / self.num_steps
@@ -221,7 +225,7 @@ class Ascent(NamedTuple):
     direction: Array  # [B, ...], of the largest slope in [1, 2) at the logits
     scale: Array  # [B], a power of two
     loss: Array  # [B]
-    success: Array  # [B] bool
+    is_broken: Array  # [B] bool
 
 
 def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
@@ -238,10 +242,10 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
 
     def total(logits: Array):
         values, logits = values_of(logits, y), averaged(logits)
-        return jnp.sum(values), (values, losses.is_success(loss, logits, y))
+        return jnp.sum(values), (values, losses.is_broken(loss, logits, y))
 
     wide = predictions.wide(logits)
-    slope, (values, success) = jax.grad(total, has_aux=True)(wide)
+    slope, (values, is_broken) = jax.grad(total, has_aux=True)(wide)
     slope = jnp.where(jnp.isfinite(slope), slope, 0)
     largest = jnp.max(jnp.abs(batching.flatten(slope)), -1)
     # A power of two: dividing by it rounds nothing.
@@ -251,37 +255,37 @@ def gradient(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any) -> Ascent:
     (direction,) = pull_back(slope.astype(logits.dtype))
     # A NaN would spread to the iterate and hide the example from every later step.
     direction = jnp.where(jnp.isfinite(direction), direction, 0)
-    return Ascent(direction, scale, values, success)
+    return Ascent(direction, scale, values, is_broken)
 
 
 def value_of(loss: Loss, logits_fn: LogitsFn, x_adv: Array, y: Any):
-    """Return loss and success at the iterates; one forward evaluation."""
+    """Return loss and goal at the iterates; one forward evaluation."""
     logits = predictions.wide(logits_fn(x_adv))
-    return loss(logits, y), losses.is_success(loss, logits, y)
+    return loss(logits, y), losses.is_broken(loss, logits, y)
 
 
 def _same(logits: Array) -> Array:
     return logits
 
 
-def is_better(success: Array, loss: Array, best_success: Array, best_loss: Array):
-    """Whether a candidate beats the best: success first, then the loss.
+def is_better(is_broken: Array, loss: Array, best_broken: Array, best_loss: Array):
+    """Whether a candidate beats the best: broken first, then the larger loss.
 
-    A success whose logits are not numbers has no loss: it counts, as the least of them.
+    A broken one whose logits are not numbers has no loss: it counts, as the least of them.
     """
-    is_larger = (success == best_success) & (loss > best_loss)
-    return (success & ~best_success) | is_larger
+    is_larger = (is_broken == best_broken) & (loss > best_loss)
+    return (is_broken & ~best_broken) | is_larger
 
 
-def keep_best(state: Any, loss: Array, success: Array) -> Any:
+def keep_best(state: Any, loss: Array, is_broken: Array) -> Any:
     """Keep, for each example, the better of `state.best` and `state.x_adv`."""
     loss = loss.astype(state.best_loss.dtype)
-    better = is_better(success, loss, state.best_success, state.best_loss)
+    better = is_better(is_broken, loss, state.best_broken, state.best_loss)
     loss = jnp.where(jnp.isnan(loss), -jnp.inf, loss)
     return state._replace(
         best=batching.where(better, state.x_adv, state.best),
         best_loss=jnp.where(better, loss, state.best_loss),
-        best_success=jnp.where(better, success, state.best_success),
+        best_broken=jnp.where(better, is_broken, state.best_broken),
     )
 
 
@@ -290,10 +294,10 @@ def best_of(state: Any, is_over: Array, threat: Threat) -> Outcome:
     distance = threat.distance(state.best, state.x)
     return Outcome(
         x_adv=state.best,
-        is_broken=state.best_success,
+        is_broken=state.best_broken,
         score=state.best_loss,
         is_over=is_over,
-        distance=jnp.where(state.best_success, distance, jnp.inf),
+        distance=jnp.where(state.best_broken, distance, jnp.inf),
     )
 
 
@@ -322,7 +326,7 @@ def _check(attack: PGD) -> None:
             "PGD(optimizer=...) sets its own steps: drop step_size, rel_step_size and "
             "momentum, e.g. PGD(optimizer=optax.adam(0.01))."
         )
-    if attack.optimizer is not None and attack.schedule is not None:
+    if attack.optimizer is not None and attack.step_schedule is not None:
         raise ValueError(
             "PGD(optimizer=...): give the schedule to the optimizer itself."
         )

@@ -27,7 +27,7 @@ from jaxrobust.types import Array, LogitsFn, Loss, Threat
 class Restarts(Attack):
     """Runs a randomised attack several times and keeps each example's best result.
 
-    Madry et al. 2018, arXiv:1706.06083, section 5. A success beats a failure, then the
+    Madry et al. 2018, arXiv:1706.06083, section 5. What is broken beats what is not, then the
     larger loss wins. Restart r of example i draws from `fold_in(key_i, r)`.
 
     Args:
@@ -201,12 +201,12 @@ def nothing_yet(x: Array) -> tuple[Array, Array, Array]:
 
 def better_of(loss: Loss, logits_fn: LogitsFn, y: Any, best, x_adv: Array):
     """Keep, for each example, the better of the best so far and `x_adv`."""
-    value, success = value_of(loss, logits_fn, x_adv, y)
+    value, is_broken = value_of(loss, logits_fn, x_adv, y)
     # NaN: of logits that are not numbers.
     value = jnp.where(jnp.isnan(value), -jnp.inf, value)
-    better = is_better(success, value, best[1], best[2])
+    better = is_better(is_broken, value, best[1], best[2])
     return (
         batching.where(better, x_adv, best[0]),
-        jnp.where(better, success, best[1]),
+        jnp.where(better, is_broken, best[1]),
         jnp.where(better, value, best[2]),
     )

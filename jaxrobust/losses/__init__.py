@@ -25,7 +25,7 @@ from jaxrobust.losses.classification import (
     negative_log_prob,
 )
 from jaxrobust.losses.expected import Expected, expected
-from jaxrobust.losses.kinds import is_success, takes
+from jaxrobust.losses.kinds import is_broken, takes
 from jaxrobust.losses.outputs import (
     PerPosition,
     binary_cross_entropy,
@@ -51,7 +51,7 @@ __all__ = [
     "dlr",
     "dlr_targeted",
     "expected",
-    "is_success",
+    "is_broken",
     "kl",
     "margin",
     "margin_of_pair",

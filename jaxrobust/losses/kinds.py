@@ -40,7 +40,7 @@ def takes(loss: Loss) -> str:
     return getattr(loss, "takes", ANYTHING)
 
 
-def is_success(loss: Loss, logits: jax.Array, y: Any) -> jax.Array:
+def is_broken(loss: Loss, logits: jax.Array, y: Any) -> jax.Array:
     """Return whether the attack that maximises `loss` has reached its goal, `[B]`.
 
     The goal is a wrong class; the target class for losses that take targets; any wrong
@@ -58,7 +58,7 @@ def is_success(loss: Loss, logits: jax.Array, y: Any) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxrobust.losses import margin
-      >>> print(is_success(margin, jnp.array([[1.0, 3.0]]), jnp.array([1])))
+      >>> print(is_broken(margin, jnp.array([[1.0, 3.0]]), jnp.array([1])))
       [False]
     """
     kind = takes(loss)

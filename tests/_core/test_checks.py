@@ -267,7 +267,10 @@ def test_missing_key(attack):
         (lambda: jr.PGD(rel_step_size=float("nan")), "above 0"),
         (lambda: jr.PGD(optimizer=optax.sgd(1.0), step_size=1.0), "sets its own steps"),
         (lambda: jr.PGD(optimizer=optax.sgd(1.0), momentum=1.0), "sets its own steps"),
-        (lambda: jr.PGD(optimizer=optax.sgd(1.0), schedule=lambda t: t), "schedule to"),
+        (
+            lambda: jr.PGD(optimizer=optax.sgd(1.0), step_schedule=lambda t: t),
+            "schedule to",
+        ),
         (lambda: jr.Restarts(jr.PGD(), 0), "at least 1"),
         (lambda: jr.Restarts(jr.FGSM(), 2), "random_start=True"),
         (lambda: jr.WorstOf(()), "at least one attack"),

@@ -108,7 +108,7 @@ def test_custom_gradients_count_where_they_are_used():
     [
         lambda rate: dict(optimizer=optax.sgd(rate)),
         lambda rate: dict(loss=lambda logits, y: rate * jr.losses.margin(logits, y)),
-        lambda rate: dict(schedule=optax.linear_schedule(rate, 0.0, 3)),
+        lambda rate: dict(step_schedule=optax.linear_schedule(rate, 0.0, 3)),
     ],
 )
 def test_what_the_text_of_an_attack_hides(settings):

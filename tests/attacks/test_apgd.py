@@ -101,7 +101,7 @@ def test_iterates_agree_with_the_reference(norm, loss, eps):
     points, step_sizes, state = trace(jr.APGD(loss=loss), y, threat, start)
     np.testing.assert_allclose(points[:21], expected.points[:21], rtol=0, atol=1e-4)
     assert ((points[1:] == 0) & (np.array(X) == 0)).any()  # the box stops some
-    np.testing.assert_array_equal(state.best_success, expected.is_broken)
+    np.testing.assert_array_equal(state.best_broken, expected.is_broken)
     # Which example halves at which checkpoint: rounding decides a few of the 64.
     halves = np.diff(step_sizes, axis=0) < 0
     expected_halves = np.diff(expected.step_sizes, axis=0) < 0
@@ -116,7 +116,7 @@ def test_l1_iterates_agree_with_the_reference(num_stages):
     threat, loss = THREATS["l1"], jr.losses.cross_entropy
     evaluate, x, start = evaluate_with(loss, Y), np.array(X), np.array(X + NOISE)
     if num_stages == 1:
-        attack = jr.APGD(eps_schedule=((1.0, 1.0),))
+        attack = jr.APGD(radii=((1.0, 1.0),))
         expected = reference.apgd_l1(evaluate, x, start, 0.5, 100, is_fresh=True)
     else:
         attack = jr.APGD()
@@ -129,7 +129,7 @@ def test_l1_iterates_agree_with_the_reference(num_stages):
     np.testing.assert_allclose(
         step_sizes[:20], expected.step_sizes[:20], rtol=1e-5, atol=0
     )
-    np.testing.assert_array_equal(state.best_success, expected.is_broken)
+    np.testing.assert_array_equal(state.best_broken, expected.is_broken)
 
 
 def test_l1_stages():
@@ -137,7 +137,7 @@ def test_l1_stages():
     plan = l1.stages(jr.APGD())
     assert plan == l1.Stages((0, 30, 60), (3.0, 2.0, 1.0), (1, 1, 1))
     assert l1.stages(jr.APGD(num_steps=1)).starts[-1] == 1
-    assert l1.stages(jr.APGD(eps_schedule=((1.0, 1.0),))).periods == (4,)
+    assert l1.stages(jr.APGD(radii=((1.0, 1.0),))).periods == (4,)
     threat = THREATS["l1"]
     points, _, state = trace(jr.APGD(), Y, threat, X + NOISE)
     radius = np.abs(points - np.array(X)).sum(-1)
@@ -285,7 +285,7 @@ def test_examples_at_different_steps_share_a_batch(norm):
             late,
         )
     np.testing.assert_allclose(late.best, together.best, rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(late.best_success, together.best_success)
+    np.testing.assert_array_equal(late.best_broken, together.best_broken)
 
 
 def test_a_success_is_returned_rather_than_a_larger_loss():
@@ -297,7 +297,7 @@ def test_a_success_is_returned_rather_than_a_larger_loss():
     points, _, state = trace(attack, Y, threat, start)
     is_broken = np.any([mlp(p).argmax(-1) != Y for p in points], axis=0)
     np.testing.assert_array_equal(mlp(x_adv).argmax(-1) != Y, is_broken)
-    np.testing.assert_array_equal(state.best_success, is_broken)
+    np.testing.assert_array_equal(state.best_broken, is_broken)
     assert is_broken.any() and not is_broken.all()
 
 
@@ -353,8 +353,8 @@ def test_cost_and_function_form():
     [
         (dict(num_steps=0), "whole number"),
         (dict(rho=1.5), "share of steps"),
-        (dict(eps_schedule=((3.0, 0.5), (2.0, 0.5))), "last factor is 1"),
-        (dict(eps_schedule=()), "last factor is 1"),
+        (dict(radii=((3.0, 0.5), (2.0, 0.5))), "last factor is 1"),
+        (dict(radii=()), "last factor is 1"),
     ],
 )
 def test_impossible_settings(settings, message):

@@ -66,4 +66,4 @@ def test_the_first_20_iterates(norm, eps, loss):
 
     state, points = jax.jit(lambda s: jax.lax.scan(body, s, length=101))(state)
     np.testing.assert_allclose(points[:21], expected[:21], rtol=0, atol=1e-4)
-    np.testing.assert_array_equal(state.best_success, ~is_robust.numpy())
+    np.testing.assert_array_equal(state.best_broken, ~is_robust.numpy())

@@ -150,11 +150,11 @@ def test_best_is_feasible_and_success_means_within_eps(norm, targeted):
     attack, y = jr.FAB(num_steps=20, targeted=targeted), y_of(targeted)
     all_found = states(attack, MODEL, X, y, KIND[norm](1e3))
     distances = np.asarray(all_found.nearest_distance[-1])
-    assert np.isfinite(distances).all() and all_found.best_success[-1].all()
+    assert np.isfinite(distances).all() and all_found.best_broken[-1].all()
     threat = KIND[norm](float(np.median(distances)))  # for one half of the examples
     final = jax.tree.map(lambda leaf: leaf[-1], states(attack, MODEL, X, y, threat))
     within = distances <= threat.eps
-    np.testing.assert_array_equal(final.best_success, within)
+    np.testing.assert_array_equal(final.best_broken, within)
     np.testing.assert_array_equal(final.nearest, all_found.nearest[-1])
     np.testing.assert_array_equal(final.best[within], final.nearest[within])
     projected = threat.project(final.nearest, jnp.asarray(X))
@@ -186,7 +186,7 @@ def test_what_is_misclassified_is_returned_as_it_is():
     y = (Y + 1) % CLASSES
     final = states(jr.FAB(num_steps=2), MODEL, X, y, jr.L2(0.1))
     np.testing.assert_array_equal(final.best[-1], X)
-    assert (final.nearest_distance[-1] == 0).all() and final.best_success[-1].all()
+    assert (final.nearest_distance[-1] == 0).all() and final.best_broken[-1].all()
 
 
 @each_norm

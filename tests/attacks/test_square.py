@@ -277,11 +277,11 @@ def test_a_broken_example_stays():
         )
     )
     first = step(jnp.array([[0.0, 1.0]]), state)
-    np.testing.assert_array_equal(first.best_success, [True, False])
+    np.testing.assert_array_equal(first.best_broken, [True, False])
     second = step(jnp.array([[0.0, 9.0]]), first)
     np.testing.assert_array_equal(first.step, 1)
     np.testing.assert_array_equal(second.step, 2)
-    for name in ("proposal", "best", "best_loss", "best_success"):
+    for name in ("proposal", "best", "best_loss", "best_broken"):
         before, after = getattr(first, name), getattr(second, name)
         np.testing.assert_array_equal(after[0], before[0])
     np.testing.assert_array_equal(second.best[0], state.proposal[0])

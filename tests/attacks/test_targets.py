@@ -61,20 +61,20 @@ def test_items_are_the_runs_of_the_wrapper(name):
         logits = model(x_adv)
         return item, x_adv, jr.losses.margin(logits, y), logits.argmax(-1) != y
 
-    best_loss, best_success = jnp.full(BATCH, -jnp.inf), jnp.zeros(BATCH, bool)
+    best_loss, best_broken = jnp.full(BATCH, -jnp.inf), jnp.zeros(BATCH, bool)
     seen, points = [], []
     for k in range(attack.num_items(5)):
-        item, x_adv, loss, success = run_item(k)
+        item, x_adv, loss, is_broken = run_item(k)
         seen.append(item)
         points.append(x_adv)
-        better = is_better(success, loss, best_success, best_loss)
+        better = is_better(is_broken, loss, best_broken, best_loss)
         best_loss = jnp.where(better, loss, best_loss)
-        best_success = jnp.where(better, success, best_success)
+        best_broken = jnp.where(better, is_broken, best_broken)
     assert (np.sort(seen, axis=0) == np.arange(len(seen))[:, None]).all()
     if name == "restarts":  # it compares by the attack's own loss
         attack = jr.Restarts(attack.attack, 2, loss=jr.losses.margin)
     whole = attack(model, X, y, threat=THREAT, key=keys)
-    np.testing.assert_array_equal(model(whole).argmax(-1) != y, best_success)
+    np.testing.assert_array_equal(model(whole).argmax(-1) != y, best_broken)
     # Every example's result is that of one of its items.
     distance = np.abs(np.stack(points) - np.array(whole)).max(-1).min(0)
     assert (distance < 1e-4).all(), distance

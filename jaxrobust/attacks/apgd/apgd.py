@@ -40,9 +40,9 @@ class State(NamedTuple):
     top_grad: Array  # the gradient there
     top_loss: Array  # [B]
     schedule: halving.Schedule  # when to halve the step
-    best: Array  # the iterate to return: success first, then the loss
+    best: Array  # the iterate to return: broken first, then the larger loss
     best_loss: Array  # [B]
-    best_success: Array  # [B] bool
+    best_broken: Array  # [B] bool
 
 
 @pytree.register
@@ -67,7 +67,7 @@ class APGD(Stepped):
       loss: Per-example loss to maximise: `cross_entropy`, `dlr`, or `dlr_targeted` (whose
         `y` is a pair, see `Targets`).
       rho: Halve the step if at most this share of the steps increased the loss.
-      eps_schedule: For `L1` only: stages (factor on eps, share of the steps), each starting
+      radii: For `L1` only: stages (factor on eps, share of the steps), each starting
         from the best point of the one before; the last factor must be 1.
         `((1.0, 1.0),)` stays in the ball all the time.
 
@@ -90,7 +90,7 @@ class APGD(Stepped):
     num_steps: int = pytree.static(100)
     loss: Loss = pytree.static(losses.cross_entropy)
     rho: ArrayLike = 0.75
-    eps_schedule: tuple[tuple[float, float], ...] = pytree.static(
+    radii: tuple[tuple[float, float], ...] = pytree.static(
         ((3.0, 0.3), (2.0, 0.3), (1.0, 0.4))
     )
 
@@ -132,7 +132,7 @@ class APGD(Stepped):
             ),
             best=x_adv,
             best_loss=zero - jnp.inf,
-            best_success=zero > 0,
+            best_broken=zero > 0,
         )
 
     def step(
@@ -141,9 +141,9 @@ class APGD(Stepped):
         """Evaluate the current iterate of every example, then move it; one gradient."""
         if isinstance(state, l1.State):
             return l1.step(self, logits_fn, state, threat)
-        grad, _, loss, success = gradient(self.loss, logits_fn, state.x_adv, state.y)
+        grad, _, loss, is_broken = gradient(self.loss, logits_fn, state.x_adv, state.y)
         loss = loss.astype(state.best_loss.dtype)
-        state = keep_top(keep_best(state, loss, success), loss, grad)
+        state = keep_top(keep_best(state, loss, is_broken), loss, grad)
         schedule, is_halved = halving.check(
             state.schedule, state.step, loss, state.top_loss, self.rho, self.num_steps
         )
@@ -220,14 +220,14 @@ def _check(attack: APGD) -> None:
         raise ValueError(
             f"APGD(rho={attack.rho}): a share of steps in [0, 1] is needed."
         )
-    schedule = attack.eps_schedule
-    is_schedule = isinstance(schedule, tuple) and all(
+    radii = attack.radii
+    is_list = isinstance(radii, tuple) and all(
         isinstance(stage, tuple) and len(stage) == 2 and min(stage) > 0
-        for stage in schedule
+        for stage in radii
     )
-    if not is_schedule or not schedule or schedule[-1][0] != 1:
+    if not is_list or not radii or radii[-1][0] != 1:
         raise ValueError(
-            f"APGD(eps_schedule={schedule}): a tuple of stages (factor on eps, share of "
+            f"APGD(radii={radii}): a tuple of stages (factor on eps, share of "
             "the steps) is needed whose last factor is 1, e.g. ((3.0, 0.3), (2.0, 0.3), "
             "(1.0, 0.4))."
         )

@@ -37,9 +37,9 @@ class State(NamedTuple):
     num_moving: Array  # [B] int32, coordinates that a step moves
     support: Array  # [B] int32, coordinates in which `top` moved, at the last check
     waited: Array  # [B] int32, steps since the last check; -1 at the start of a stage
-    best: Array  # the iterate to return: success first, then the loss
+    best: Array  # the iterate to return: broken first, then the larger loss
     best_loss: Array  # [B]
-    best_success: Array  # [B] bool
+    best_broken: Array  # [B] bool
 
 
 class Stages(NamedTuple):
@@ -57,14 +57,14 @@ def stages(attack: Any) -> Stages:
     cost the same; the authors' code makes it an extra evaluation.
     """
     starts, used = [], 0
-    for _, share in attack.eps_schedule:
+    for _, share in attack.radii:
         starts.append(min(used, attack.num_steps))  # the last stage is never empty
         used += math.ceil(share * attack.num_steps)
     ends = [*starts[1:], attack.num_steps + 1]
     lengths = [end - start - 1 for start, end in zip(starts, ends, strict=True)]
     return Stages(
         starts=tuple(starts),
-        factors=tuple(factor for factor, _ in attack.eps_schedule),
+        factors=tuple(factor for factor, _ in attack.radii),
         periods=tuple(max(int(0.04 * length), 1) for length in lengths),
     )
 
@@ -97,16 +97,16 @@ def init(attack: Any, x: Array, y: Any, threat: Any, keys, start) -> State:
         waited=count - 1,
         best=threat.project(x_adv, x),  # the start may lie outside the final ball
         best_loss=zero - jnp.inf,
-        best_success=zero > 0,
+        best_broken=zero > 0,
     )
 
 
 def step(attack: Any, logits_fn: LogitsFn, state: State, threat: Any) -> State:
     """Evaluate the current iterate, then move or enter the next stage; one gradient."""
     plan = stages(attack)
-    grad, _, loss, success = gradient(attack.loss, logits_fn, state.x_adv, state.y)
+    grad, _, loss, is_broken = gradient(attack.loss, logits_fn, state.x_adv, state.y)
     is_final = state.step >= plan.starts[-1]  # earlier iterates are outside the ball
-    state = keep_best(state, jnp.where(is_final, loss, -jnp.inf), success & is_final)
+    state = keep_best(state, jnp.where(is_final, loss, -jnp.inf), is_broken & is_final)
     state = keep_top(state, loss, grad)
     state, is_reset = _check_sparsity(state, threat, plan)
     x_adv = batching.where(is_reset, state.top, state.x_adv)

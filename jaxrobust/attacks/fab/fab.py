@@ -28,7 +28,7 @@ class State(NamedTuple):
     nearest: Array  # the nearest adversarial point found, at any distance; else x
     nearest_distance: Array  # [B], inf where none was found
     best: Array  # `nearest` where it is within eps, else its projection
-    best_success: Array  # [B] bool, whether `nearest` is within eps
+    best_broken: Array  # [B] bool, whether `nearest` is within eps
 
 
 @pytree.register
@@ -119,7 +119,7 @@ class FAB(Stepped):
             nearest=x,
             nearest_distance=zero + jnp.inf,
             best=x,
-            best_success=zero > 0,
+            best_broken=zero > 0,
         )
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
@@ -135,7 +135,7 @@ class FAB(Stepped):
         logits = predictions.wide(logits_fn(state.x_adv))
         state = self._keep_nearest(state, logits, threat)
         back = state.x + self.beta * (state.x_adv - state.x)  # eq. (11)
-        is_adversarial = losses.is_success(self.loss, logits, state.y)
+        is_adversarial = losses.is_broken(self.loss, logits, state.y)
         x_adv = batching.where(is_adversarial, back.astype(state.x.dtype), state.x_adv)
         is_found = jnp.isfinite(state.nearest_distance)
         is_within = is_found & (state.nearest_distance <= jnp.asarray(threat.eps))
@@ -145,14 +145,14 @@ class FAB(Stepped):
             x_adv=x_adv,
             step=state.step + 1,
             best=batching.where(is_within, state.nearest, projected),
-            best_success=is_within,
+            best_broken=is_within,
         )
 
     def outcome(self, state: State, *, threat: Threat) -> Outcome:
         """Return the nearest adversarial point, drawn into the ball if it lies outside."""
         return Outcome(
             x_adv=state.best,
-            is_broken=state.best_success,
+            is_broken=state.best_broken,
             score=-state.nearest_distance,
             is_over=state.step >= self.num_calls,
             distance=state.nearest_distance,
@@ -165,7 +165,7 @@ class FAB(Stepped):
     def _keep_nearest(self, state: State, logits: Array, threat: Threat) -> State:
         """Keep the iterate, whose logits these are, if it is adversarial and nearer."""
         distance = threat.distance(state.x_adv, state.x)
-        is_adversarial = losses.is_success(self.loss, logits, state.y)
+        is_adversarial = losses.is_broken(self.loss, logits, state.y)
         is_nearer = is_adversarial & (distance < state.nearest_distance)
         return state._replace(
             nearest=batching.where(is_nearer, state.x_adv, state.nearest),

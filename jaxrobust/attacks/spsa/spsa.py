@@ -26,7 +26,7 @@ class State(NamedTuple):
     step: Array  # [B] int32, steps taken
     best: Array  # the best iterate so far
     best_loss: Array  # [B]
-    best_success: Array  # [B] bool
+    best_broken: Array  # [B] bool
     keys: Array  # [B]
 
 
@@ -54,7 +54,7 @@ class SPSA(Stepped):
       random_start: Start uniformly in the ball instead of at `x`.
       momentum: Decay of an average of the estimates, see `PGD`; None for none.
       optimizer: Any optax transformation as the ascent rule, see `PGD`.
-      schedule: Factor on the step size by step number.
+      step_schedule: Factor on the step size by step number.
       chunk_size: Number of samples evaluated at once, an even divisor of `num_samples`;
         None for all.
 
@@ -84,7 +84,7 @@ class SPSA(Stepped):
     random_start: bool = pytree.static(False)
     momentum: ArrayLike | None = None
     optimizer: optax.GradientTransformation | None = pytree.static(None)
-    schedule: optax.Schedule | None = pytree.static(None)
+    step_schedule: optax.Schedule | None = pytree.static(None)
     chunk_size: int | None = pytree.static(None)
 
     def __post_init__(self):
@@ -102,7 +102,7 @@ class SPSA(Stepped):
             random_start=self.random_start,
             momentum=self.momentum,
             optimizer=self.optimizer,
-            schedule=self.schedule,
+            step_schedule=self.step_schedule,
         )
 
     needs_key = True

@@ -28,7 +28,7 @@ class State(NamedTuple):
     proposal: Array  # what the next query evaluates
     best: Array  # the best point so far
     best_loss: Array  # [B]
-    best_success: Array  # [B] bool
+    best_broken: Array  # [B] bool
 
 
 @pytree.register
@@ -118,31 +118,31 @@ class Square(Stepped):
             proposal=start,
             best=start,
             best_loss=zero - jnp.inf,
-            best_success=zero > 0,
+            best_broken=zero > 0,
         )
 
     def step(self, logits_fn: LogitsFn, state: State, *, threat: Threat) -> State:
         """Evaluate each proposal, keep it if it is better, draw the next one."""
-        loss, success = value_of(self.loss, logits_fn, state.proposal, state.y)
-        accepted = is_better(success, loss, state.best_success, state.best_loss)
-        accepted &= ~state.best_success
+        loss, is_broken = value_of(self.loss, logits_fn, state.proposal, state.y)
+        accepted = is_better(is_broken, loss, state.best_broken, state.best_loss)
+        accepted &= ~state.best_broken
         state = state._replace(
             best=batching.where(accepted, state.proposal, state.best),
             best_loss=jnp.where(accepted, loss, state.best_loss),
-            best_success=state.best_success | (accepted & success),
+            best_broken=state.best_broken | (accepted & is_broken),
         )
         # `init` has used 0.
         keys = jax.vmap(jax.random.fold_in)(state.keys, state.step + 1)
         fraction = self.fraction(state.step)
         drawn = self._next(keys, fraction, state.best, state.x, threat)
         return state._replace(
-            proposal=batching.where(state.best_success, state.best, drawn),
+            proposal=batching.where(state.best_broken, state.best, drawn),
             step=state.step + 1,
         )
 
     def outcome(self, state: State, *, threat: Threat) -> Outcome:
         """Return the best point; of one that is broken nothing changes any more."""
-        is_over = state.best_success | (state.step >= self.num_calls)
+        is_over = state.best_broken | (state.step >= self.num_calls)
         return best_of(state, is_over, threat)
 
     def fraction(self, step: Array) -> Array:

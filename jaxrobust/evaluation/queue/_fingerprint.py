@@ -75,7 +75,7 @@ def _program(stage: Stage, problem: Problem, size: int) -> str:
         del logits, item
         x_adv = attack.run(model, x, y, threat, keys)
         logits = predictions.wide(model(x_adv))
-        return x_adv, losses.is_success(stage.goal, logits, goal_y)
+        return x_adv, losses.is_broken(stage.goal, logits, goal_y)
 
     run = first_step if stage.is_queued else whole
     lengths = []

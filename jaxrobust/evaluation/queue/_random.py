@@ -226,7 +226,7 @@ def _look(model, point, y, labels, *, goal) -> _Score:
     logits = predictions.wide(model(point))
     is_target = losses.takes(goal) == losses.TARGETS
     loss = goal(logits, y) if is_target else losses.margin(logits, labels)
-    is_reached = losses.is_success(goal, logits, y).astype(jnp.int32)
+    is_reached = losses.is_broken(goal, logits, y).astype(jnp.int32)
     return _Score(is_reached, jnp.where(jnp.isfinite(loss), loss, 0))
 
 

@@ -157,7 +157,7 @@ def _look_at(
 def _look(logits_fn, x_adv, y, *, goal):
     """Return the loss of points and whether they reach the goal."""
     logits = predictions.wide(logits_fn(x_adv))
-    return goal(logits, y), losses.is_success(goal, logits, y)
+    return goal(logits, y), losses.is_broken(goal, logits, y)
 
 
 def _seat(stage, problem, slots: Slots, is_free, is_broken=None) -> None:

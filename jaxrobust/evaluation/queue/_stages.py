@@ -226,7 +226,7 @@ def _conclude(
 @functools.partial(jax.jit, static_argnames="goal")
 def _judge(logits_fn, x_adv, y, labels, *, goal):
     logits = predictions.wide(logits_fn(x_adv))
-    return losses.is_success(goal, logits, y), predictions.predict(logits) != labels
+    return losses.is_broken(goal, logits, y), predictions.predict(logits) != labels
 
 
 def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -> None:
@@ -255,7 +255,7 @@ def attack_batch(attack, logits_fn, threat, x, y, goal_y, keys, *, goal):
     """Run an attack to its end; return its points and whether they reach the goal."""
     x_adv = attack.run(logits_fn, x, y, threat, keys)
     logits = predictions.wide(logits_fn(x_adv))
-    return x_adv, losses.is_success(goal, logits, goal_y)
+    return x_adv, losses.is_broken(goal, logits, goal_y)
 
 
 def cost(stages: list[Stage], found: Found, num_examples: int) -> dict | None:

@@ -186,8 +186,8 @@ def convolution(x):
             dict(attack=pgd(optimizer=optax.adam(0.2))),
         ),
         (
-            dict(attack=pgd(schedule=falling(1))),
-            dict(attack=pgd(schedule=falling(2))),
+            dict(attack=pgd(step_schedule=falling(1))),
+            dict(attack=pgd(step_schedule=falling(2))),
         ),
         (dict(attack=plain_attack(1)), dict(attack=plain_attack(-1))),
         (

@@ -55,7 +55,7 @@ def test_needed_evaluations_are_counted_one_by_one():
 def _trajectory(x, y, key):
     state = PGD.init(x, y, threat=THREAT, keys=key[None])
     step = lambda state, _: (PGD.step(MODEL, state, threat=THREAT),) * 2  # noqa: E731
-    return jax.lax.scan(step, state, length=STEPS + 1)[1].best_success[:, 0]
+    return jax.lax.scan(step, state, length=STEPS + 1)[1].best_broken[:, 0]
 
 
 def _evaluations_until_broken(x, y, key) -> int:
