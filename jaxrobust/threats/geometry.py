@@ -7,7 +7,7 @@ All functions take perturbations `[B, d]`, the box `low <= delta <= high` (with
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.threats.norms import norm, scaled
+from jaxrobust.threats.norms import scaled
 
 
 def largest_scale_l2(
@@ -27,7 +27,8 @@ def largest_scale_l2(
         fixed = jnp.where(is_free, 0, jnp.where(u > 0, high, low))
         left = radius**2 - jnp.sum(fixed**2, -1, keepdims=True)
         direction, _ = scaled(free)
-        size = jnp.maximum(norm(direction, 2), 1)[:, None]
+        # Not `norm`: XLA rounds another order of operations differently.
+        size = jnp.sqrt(jnp.maximum(jnp.sum(direction**2, -1, keepdims=True), 1))
         return jnp.where(
             is_free, jnp.sqrt(jnp.maximum(left, 0)) / size * direction, fixed
         )
