@@ -21,8 +21,8 @@ class Targets(Attack):
 
     Gowal et al. 2019, arXiv:1910.09338; the APGD-T of AutoAttack, arXiv:2003.01690, is
     `Targets(APGD(loss=dlr_targeted))`. Target t of an example is the class of the
-    (t+1)-th largest clean logit among those that are not its label. What is broken (any wrong
-    class) beats a failure, then the larger margin wins. The run against target t of
+    (t+1)-th largest clean logit among those that are not its label. What is broken (any
+    wrong class) beats what is not, then the larger margin wins. The run against target t of
     example i draws from `fold_in(key_i, t)`.
 
     Args:

@@ -27,8 +27,8 @@ from jaxrobust.types import Array, LogitsFn, Loss, Threat
 class Restarts(Attack):
     """Runs a randomised attack several times and keeps each example's best result.
 
-    Madry et al. 2018, arXiv:1706.06083, section 5. What is broken beats what is not, then the
-    larger loss wins. Restart r of example i draws from `fold_in(key_i, r)`.
+    Madry et al. 2018, arXiv:1706.06083, section 5. What is broken beats what is not, then
+    the larger loss wins. Restart r of example i draws from `fold_in(key_i, r)`.
 
     Args:
       attack: The attack to repeat; it must draw random numbers.
@@ -90,10 +90,11 @@ class Restarts(Attack):
         return None if cost is None else (cost + Cost(0, 1)) * self.num_restarts
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
+        goal = goal_on(self, y, threat)
 
         def restart(r: Array, best: tuple[Array, Array, Array]):
             x_adv = self.attack.run(logits_fn, x, y, threat, keys_of_run(keys, r))
-            return better_of(self.goal, logits_fn, y, best, x_adv)
+            return better_of(goal, logits_fn, y, best, x_adv)
 
         return jax.lax.fori_loop(0, self.num_restarts, restart, nothing_yet(x))[0]
 
@@ -181,16 +182,25 @@ class WorstOf(Attack):
         return tuple((repr(attack), attack) for attack in self.attacks)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        best = nothing_yet(x)
+        best, goal = nothing_yet(x), goal_on(self, y, threat)
         for k, attack in enumerate(self.attacks):
             x_adv = attack.run(logits_fn, x, y, threat, keys_of_run(keys, k))
-            best = better_of(self.goal, logits_fn, y, best, x_adv)
+            best = better_of(goal, logits_fn, y, best, x_adv)
         return best[0]
 
 
 def keys_of_run(keys: Any, number: Any) -> Any:
     """Return the keys of one of several runs; None where there are none."""
     return None if keys is None else batching.fold_in(keys, number)
+
+
+def goal_on(attack: Restarts | WorstOf, y: Any, threat: Threat) -> Loss:
+    """Return the goal; of a `y` that is not labels, losses that take anything know it."""
+    is_labels = not isinstance(y, tuple) and y.ndim == 1
+    inside = attack.losses_with_y(y, threat)
+    if attack.loss or attack.takes != losses.ANYTHING or is_labels or not inside:
+        return attack.goal
+    return inside[0][0]
 
 
 def nothing_yet(x: Array) -> tuple[Array, Array, Array]:

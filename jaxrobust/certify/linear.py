@@ -6,9 +6,10 @@ perturbation in the ball changes it more. Every attack is tested against it.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxrobust import losses
-from jaxrobust._core import batching
+from jaxrobust._core import batching, checks
 from jaxrobust.types import Array, Threat
 
 
@@ -35,7 +36,7 @@ def linear_worst_case(
       the robust accuracy of the classifier is `(margin < 0).mean()`, up to ties.
 
     Raises:
-      ValueError: If the shapes do not fit.
+      ValueError: If the shapes do not fit, or `x` leaves the bounds of the threat.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -53,6 +54,10 @@ def linear_worst_case(
             f"weights have shape {weights.shape}, but the flattened inputs have "
             f"{flat.shape[1]} numbers: [d, C] = [{flat.shape[1]}, C] is needed."
         )
+    if not any(isinstance(v, jax.core.Tracer) for v in jax.tree.leaves((x, threat))):
+        values = np.asarray(x, np.float32)
+        if values.size:
+            checks.check_bounds("x", values, values, threat, "Bring x into the bounds")
 
     def logits_fn(x: Array) -> Array:
         return (

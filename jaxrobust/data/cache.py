@@ -54,7 +54,8 @@ def cached(path: pathlib.Path, build: Callable[[], Arrays]) -> Arrays:
 
 
 def _read(path: pathlib.Path) -> Arrays:
-    with np.load(path) as archive:
+    # A damaged archive is not closed by NumPy.
+    with path.open("rb") as file, np.load(file) as archive:
         return {name: archive[name] for name in archive.files}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxrobust._core import batching, rounding
-from jaxrobust._core.representation import concise
+from jaxrobust._core.representation import concise, text
 from jaxrobust.threats.box import into_bounds, masked, room
 from jaxrobust.threats.norms import norm
 
@@ -137,10 +137,12 @@ def _check(threat: Ball) -> None:
     if not isinstance(bounds, tuple | list) or not all(map(_is_concrete, bounds)):
         return
     lower, upper = bounds
-    if not np.all(np.asarray(lower) < np.asarray(upper)):
+    lower, upper = np.asarray(lower), np.asarray(upper)
+    # Here and there they may be equal: a pixel that is 1, where all may only grow.
+    if not np.all(lower <= upper) or not np.any(lower < upper):
         raise ValueError(
-            f"{name}(bounds={threat.bounds}): the lower bound must be below the upper; "
-            "give (lower, upper), or bounds=None for data without bounds."
+            f"{name}(bounds={text(threat.bounds)}): the lower bound must be below the "
+            "upper; give (lower, upper), or bounds=None for data without bounds."
         )
 
 

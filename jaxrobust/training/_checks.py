@@ -1,6 +1,5 @@
 """Checks of the arguments of `fit`, on the host and before any work."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxrobust import training
 from jaxrobust._core import checks as _host_checks
 from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
 
@@ -20,9 +20,8 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
             "another framework write the loop with the objective and optax, see "
             "notebooks/10_your_own_model."
         )
-    is_factory = inspect.isfunction(objective) and (
-        (objective.__module__ or "").startswith("jaxrobust.training.")
-    )
+    factories = (getattr(training, name) for name in training.__all__)
+    is_factory = any(objective is factory for factory in factories)
     if is_factory or not callable(objective) or isinstance(objective, Attack):
         raise TypeError(
             f"objective={objective!r} is not an objective: pass jr.training.standard() or "

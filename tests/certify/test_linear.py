@@ -97,3 +97,13 @@ def test_wrong_shape():
             jnp.zeros((5, 2)), jnp.zeros(2), jnp.zeros((1, 6)), jnp.array([0]),
             threat=jr.Linf(0.1),
         )  # fmt: skip
+
+
+def test_data_outside_the_bounds_are_refused():
+    """Drawn into the bounds they would leave the ball."""
+    x = jnp.full((1, D), -3.0)
+    threat = jr.L2(0.1, bounds=(0, jnp.inf))
+    with pytest.raises(ValueError, match="outside the bounds"):
+        jr.certify.linear_worst_case(
+            jnp.ones((D, 2)), jnp.zeros(2), x, jnp.zeros(1, int), threat=threat
+        )

@@ -159,9 +159,10 @@ def test_soft_labels_at_any_depth():
 
     attack = jr.FGSM(loss=own)
     expected = attack(model, X, soft, threat=THREAT)
-    wrapped = jr.WorstOf((attack,), loss=own)
-    found = wrapped(model, X, soft, threat=THREAT)
-    np.testing.assert_array_equal(found, expected)
+    inner = jr.WorstOf((attack,))
+    for wrapped in (jr.WorstOf((attack,), loss=own), inner, jr.Restarts(inner, 1)):
+        found = wrapped(model, X, soft, threat=THREAT)
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(

@@ -141,6 +141,17 @@ def test_bounds_out_of_order(bounds):
         jr.L2(0.1, bounds=bounds)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds_may_meet_here_and_there(kind):
+    """Where all may only grow, what is at the upper bound stays."""
+    x = jnp.array([[0.3, 1.0, 0.5]])
+    threat = kind(0.2, bounds=(x, 1.0))
+    x_adv = threat.project(x + jnp.array([[0.1, 0.1, -0.3]]), x)
+    np.testing.assert_allclose(x_adv, [[0.4, 1.0, 0.5]], atol=1e-6)
+    step = threat.steepest(jnp.array([[1.0, 5.0, -1.0]]), x, 0.1)
+    np.testing.assert_allclose(step, [[0.1, 0.0, 0.0]], atol=1e-6)
+
+
 @pytest.mark.parametrize("bounds", [1.0, (0.0,), (0.0, 0.5, 1.0)])
 def test_bounds_that_are_no_pair(bounds):
     """A single number is a frequent guess."""

@@ -155,11 +155,11 @@ class StateFile:
 
 def _parse(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Return the arrays of a state file and what is said of them."""
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-        raise ValueError("it holds a single array")
-    with file:
-        arrays = dict(file)
+    with path.open("rb") as file:  # NumPy does not close a damaged one
+        archive = np.load(file, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        arrays = dict(archive)
     meta = json.loads(str(arrays.pop("meta")))
     if not isinstance(meta, dict):
         raise ValueError("its meta is not a dictionary")
