@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave four of five cases of a test marked `thin` to the slow run."""
+    """Leave seven of eight cases of a test marked `thin` to the slow run."""
     count: collections.Counter[tuple] = collections.Counter()
     for item in items:
         if item.get_closest_marker("thin") is None or "[" not in item.name:
@@ -43,7 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         test = (item.path, item.name.split("[")[0])
         i = count[test]
         count[test] += 1
-        if (i + i // 5) % 5:  # in turn, where the cases are a grid
+        if (i + i // 8) % 8:  # in turn, where the cases are a grid
             item.add_marker(pytest.mark.slow)
 
 

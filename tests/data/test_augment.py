@@ -70,6 +70,7 @@ def test_one_key_does_not_depend_on_the_batch_size():
     assert np.array_equal(pad_crop_flip(key, x)[:3], pad_crop_flip(key, x[:3]))
 
 
+@pytest.mark.slow
 def test_jit_vmap_and_scan_agree_with_eager():
     x, keys = jnp.stack([batch(), 255 - batch()]), jax.random.split(jax.random.key(2))
     eager = np.stack([pad_crop_flip(k, part) for k, part in zip(keys, x, strict=True)])

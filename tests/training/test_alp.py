@@ -22,6 +22,7 @@ def test_value_and_update():
     ref.check(objective, lambda params: formula(params, 2.0), step=2)
 
 
+@pytest.mark.slow
 def test_evaluations_in_a_step():
     """BatchNorm sees clean and attacked inputs in one call."""
     objective = jr.training.alp(jr.PGD(num_steps=3, keep_best=False), ref.FREE)

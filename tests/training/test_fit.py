@@ -245,6 +245,7 @@ def test_steps_without_the_host(whole_run, num):
         np.testing.assert_allclose(a[name], b[name], rtol=0, atol=1e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_steps_per_call_stop_at_checkpoints(tmp_path):
     """What is saved after 5 steps is the run after 5 steps."""
     run(1, tmp_path / "a", checkpoint_every=5, steps_per_call=4)
@@ -438,6 +439,7 @@ def test_another_model_is_noticed(tmp_path):
         killed_run.Net = killed
 
 
+@pytest.mark.slow
 def test_resume_false_starts_again(tmp_path, whole_run):
     run(2, tmp_path, key=jax.random.key(4))
     again = run(4, tmp_path, resume=False)

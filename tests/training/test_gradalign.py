@@ -56,12 +56,14 @@ def test_gradients_that_are_zero():
     assert metrics["cosine"] == 1 and jnp.isfinite(grads).all()
 
 
+@pytest.mark.slow
 def test_evaluations_in_a_step():
     """Three of the attack; two input gradients and the loss."""
     objective = jr.training.gradalign(jr.PGD(num_steps=3, keep_best=False), ref.FREE)
     assert ref.count_calls(objective, key=KEY) == (3, 3)
 
 
+@pytest.mark.slow
 def test_batch_norm_and_convolutions():
     """A module that counts statistics under `jax.grad`: those of x_adv remain."""
 

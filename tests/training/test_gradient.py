@@ -68,6 +68,7 @@ def test_a_flat_loss(gradient):
     assert loss == 0 and not grads.any()
 
 
+@pytest.mark.slow
 def test_fit():
     """The step is taken from w, with the gradient at w' and the same attacked inputs."""
     crafted = []

@@ -32,12 +32,14 @@ def test_value_and_update():
     ref.check(objective, lambda params: formula(params, 1.0, 0.7, 3.0), step=7)
 
 
+@pytest.mark.slow
 def test_evaluations_in_a_step():
     attack = jr.PGD(num_steps=3, keep_best=False, loss=jr.losses.kl)
     objective = jr.training.hat(attack, ref.FREE, ref.network(HELPER))
     assert ref.count_calls(objective, key=jax.random.key(0)) == (3, 3 + 1)
 
 
+@pytest.mark.slow
 def test_no_gradient_through_the_helper():
     """Not even where it is the model that is trained."""
     x, y = jnp.asarray(ref.X, jnp.float32), jnp.asarray(ref.Y)

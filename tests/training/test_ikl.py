@@ -31,6 +31,7 @@ def test_value_and_update():
     ref.check(objective, lambda params: formula(params, 3.0, 0.5, PROBS), step=0)
 
 
+@pytest.mark.slow
 def test_evaluations_in_a_step():
     attack = jr.PGD(num_steps=3, keep_best=False, loss=jr.losses.kl)
     objective = jr.training.ikl(attack, ref.FREE)

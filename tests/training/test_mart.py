@@ -42,6 +42,7 @@ def test_saturated_predictions():
     np.testing.assert_allclose(slope, 400 / 2, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_evaluations_in_a_step():
     attack = jr.PGD(num_steps=3, keep_best=False)
     objective = jr.training.mart(attack, ref.FREE)

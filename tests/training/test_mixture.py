@@ -37,6 +37,7 @@ def test_mixture():
     assert objective.threat == (ref.FREE,)
 
 
+@pytest.mark.slow
 def test_each_part_has_its_own_randomness():
     noise = jr.training.adversarial(jr.FGSM(random_start=True), ref.FREE)
     x, y = jnp.asarray(ref.X, jnp.float32), jnp.asarray(ref.Y)
@@ -64,6 +65,7 @@ def test_distilled():
     assert ref.count_calls(objective, key=jax.random.key(0)) == (1, 3)
 
 
+@pytest.mark.slow
 def test_no_gradient_through_a_teacher():
     """Not even where it is the model that is trained."""
     x, y = jnp.asarray(ref.X, jnp.float32), jnp.asarray(ref.Y)

@@ -37,6 +37,7 @@ def test_average_of():
     np.testing.assert_allclose(value, LOSSES.mean(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_of():
     """The points of one of them, as often as was said; only its attack runs."""
     objective = jr.training.one_of(jr.FGSM(), THREATS, [1, 3])
@@ -82,6 +83,7 @@ def test_n_fgsm():
     assert ref.count_calls(objective, key=KEY) == (1, 1)
 
 
+@pytest.mark.slow
 def test_random_targets():
     """Every wrong class is a target, the label never, and the step goes there."""
     asked = []

@@ -62,6 +62,7 @@ def test_an_attack_on_labels_is_given_labels():
     np.testing.assert_array_equal(found, jr.fgsm(model, x, y, threat=ref.FREE))
 
 
+@pytest.mark.slow
 def test_no_gradient_through_the_attack():
     """The same model on both sides: what was found is held fixed (Danskin)."""
     attack = jr.PGD(num_steps=2, loss=jr.losses.kl)
@@ -77,6 +78,7 @@ def test_no_gradient_through_the_attack():
     jax.tree.map(np.testing.assert_array_equal, shared, jax.grad(loss)(params, params))
 
 
+@pytest.mark.slow
 def test_evaluations_in_a_step():
     """Three steps and the clean logits; two gradients of the trained model."""
     attack = jr.PGD(num_steps=3, keep_best=False, loss=jr.losses.kl)
@@ -112,6 +114,7 @@ def _linear():
     return nnx.Linear(5, 4, rngs=nnx.Rngs(0))
 
 
+@pytest.mark.slow
 def test_fit_and_vmap_over_beta():
     """Numbers are traced: one program for all of them."""
 
