@@ -1,7 +1,7 @@
 """Checks of what `fit` trains on: data, threats, augmentation, and the model on them."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -83,8 +83,8 @@ def to_scale(x: jax.Array, scale: float | None) -> float:
     )
 
 
-def check_range(name: str, x: jax.Array, scale: float, threat: Any) -> None:
-    """Check that inputs are finite and inside the bounds of the threat, if there is one."""
+def check_range(name: str, x: jax.Array, scale: float, threats: Iterable[Any]) -> None:
+    """Check that inputs are finite and inside the bounds of each threat that there is."""
     low, high = (np.asarray(f(x, axis=0) / scale) for f in (jnp.min, jnp.max))
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise ValueError(
@@ -96,15 +96,20 @@ def check_range(name: str, x: jax.Array, scale: float, threat: Any) -> None:
             "scale that makes the largest possible value 1 (uint8: 255 by default; "
             "jr.data: data.scale for x_train, 1 for what data.images returned)."
         )
-    if threat is None or threat.bounds is None:
-        return
+    for threat in threats:
+        if threat is not None and threat.bounds is not None:
+            _check_bounds(f"{name} / scale", low, high, threat)
+
+
+def _check_bounds(name: str, low: np.ndarray, high: np.ndarray, threat: Any) -> None:
+    """Check the least and the largest value of each pixel."""
     if not all(threat_rows.fits(np.shape(b), low.shape) for b in threat.bounds):
         # They are of the shape that `augment` gives to the images.
         widest = np.min(threat.bounds[0]), np.max(threat.bounds[1])
         threat = copy.copy(threat)
         object.__setattr__(threat, "bounds", widest)
     advice = "Pass scale=... (what stands for 1.0)"
-    _host_checks.check_bounds(f"{name} / scale", low, high, threat, advice)
+    _host_checks.check_bounds(name, low, high, threat, advice)
     _host_checks.check_eps(threat, low.shape)
 
 
@@ -157,13 +162,14 @@ def check_all(
     """Check data, model and the threats of objective and validation with each other."""
     (x, y), (trained, scored) = data, threats
     shape = check_model(logits_fn, x[:batch_size], y, validation, augment)
-    for threat in map(_known, trained if type(trained) is tuple else (trained,)):
+    trained = [*map(_known, trained if type(trained) is tuple else (trained,))]
+    for threat in trained:
         check_threat_shapes("the objective's threat", threat, shape)
-        check_range("x", x, scale, threat)
+    check_range("x", x, scale, trained)
     scored = _known(scored)
     if validation is not None:
         check_threat_shapes("threat", scored, validation[0].shape[1:])
-        check_range("validation", validation[0], scale, scored)
+        check_range("validation", validation[0], scale, [scored])
 
 
 def check_model(

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import jaxrobust as jr
 from tests.training import reference as ref
@@ -99,3 +101,15 @@ def test_misuse():
     for amount in (-0.1, 1.0):
         with pytest.raises(ValueError, match=r"\[0, 1\)"):
             jr.training.label_smoothing(amount)
+
+
+def test_values_are_checked_without_a_threat():
+    """NaN in the data is seen where no part of the objective has a threat."""
+    x = np.array(ref.X, np.float32)
+    x[3, 1] = np.nan
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        jr.training.fit(
+            nnx.Linear(5, 4, rngs=nnx.Rngs(0)),
+            jr.training.mixture([jr.training.standard()]), optax.sgd(0.1), x, ref.Y,
+            num_epochs=1, batch_size=4, key=jax.random.key(0), progress=False,
+        )  # fmt: skip
