@@ -94,7 +94,8 @@ def evaluate(
         and distances under attack are those of the whole attack.
       individually: Run each attack of several on all examples, not on those that
         survive the earlier ones, to report what each breaks alone; with
-        `stop_early=False` each to its end.
+        `stop_early=False` each to its end. What none breaks is reported at the point of the
+        first attack.
       mesh: Devices over which batches are spread; the model's arrays are copied to all
         of them unless they are on the mesh already.
       state_file: Where to save the state; a run that was killed goes on from there, if
@@ -284,9 +285,8 @@ def _check_target(stages: list, y: np.ndarray, target: Any, among: Any) -> None:
 
 def default_batch_size(num_examples: int, num_devices: int) -> int:
     """Return how many examples are worked on at a time."""
-    return min(
-        cpu.batch_size(num_devices), -(-num_examples // num_devices) * num_devices
-    )
+    enough = -(-num_examples // num_devices) * num_devices
+    return min(cpu.batch_size(num_devices), enough)
 
 
 def _check_batch_size(batch_size: int, num_devices: int) -> int:
