@@ -154,7 +154,27 @@ class Attack(abc.ABC):
         return _call.call(self, logits_fn, x, y, threat=threat, key=key)
 
 
-class Stepped(Attack):
+class OfLoss(Attack):
+    """An attack that maximises one loss, which says what it takes and what its goal is."""
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that it maximises; a field of most."""
+        return losses.margin
+
+    @property
+    def takes(self) -> str:
+        return losses.takes(self.loss)
+
+    @property
+    def goal(self) -> Loss:
+        return self.loss
+
+    def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
+        return [(self.loss, y)]
+
+
+class Stepped(OfLoss):
     """An attack that is a state machine over examples; see `types.Stepped`.
 
     A subclass declares `num_calls` and `cost`, and defines `init`, `step` and `outcome`.
@@ -172,11 +192,6 @@ class Stepped(Attack):
     """
 
     access: ClassVar[str] = "gradients"
-
-    @property
-    def loss(self) -> Loss:
-        """The loss that it maximises; a field of most."""
-        return losses.margin
 
     @property
     def is_evaluated(self) -> bool:
@@ -211,19 +226,8 @@ class Stepped(Attack):
         return self.outcome(state, threat=threat).x_adv
 
     @property
-    def takes(self) -> str:
-        return losses.takes(self.loss)
-
-    @property
-    def goal(self) -> Loss:
-        return self.loss
-
-    @property
     def machine(self) -> "Stepped | None":
         return self
-
-    def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
-        return [(self.loss, y)]
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
         return self.cost(num_classes) * self.num_calls

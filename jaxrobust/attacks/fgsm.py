@@ -1,21 +1,20 @@
 """The fast gradient sign method: one step of projected gradient ascent."""
 
 import dataclasses
-from typing import Any
 
 from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import pytree
-from jaxrobust.attacks._base import FROM_X, Attack
+from jaxrobust.attacks._base import FROM_X, OfLoss
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import PGD
-from jaxrobust.types import Array, Loss, Threat
+from jaxrobust.types import Array, Loss
 
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class FGSM(Attack):
+class FGSM(OfLoss):
     """One steepest step to the edge of the ball: x + eps sign(grad loss) for `Linf`.
 
     Goodfellow et al. 2015, arXiv:1412.6572. For `L2` and `L1` the same principle: the
@@ -62,17 +61,6 @@ class FGSM(Attack):
             random_start=self.random_start,
             keep_best=False,
         )
-
-    @property
-    def takes(self) -> str:
-        return losses.takes(self.loss)
-
-    @property
-    def goal(self) -> Loss:
-        return self.loss
-
-    def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
-        return self.as_pgd.losses_with_y(y, threat)
 
     instead_of_a_key = FROM_X
 

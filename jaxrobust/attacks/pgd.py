@@ -196,11 +196,8 @@ class PGD(Stepped):
             return jax.vmap(update)(grad, rule, x_adv)
 
     def _step_size(self, threat: Threat, step: Array) -> Any:
-        size, relative, schedule = (
-            self.step_size,
-            self.rel_step_size,
-            self.step_schedule,
-        )
+        size, relative = self.step_size, self.rel_step_size
+        schedule = self.step_schedule
         if size is None:
             if relative is None:
                 relative = 2.5 / self.num_steps

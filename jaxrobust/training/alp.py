@@ -8,7 +8,8 @@ import optax
 
 from jaxrobust import losses
 from jaxrobust._core import checks, predictions, pytree
-from jaxrobust.training.attacked import Attacked, accuracy, as_adversary, as_weight, at
+from jaxrobust.training.attacked import Attacked, as_adversary, as_weight, at
+from jaxrobust.training.objectives import accuracy
 from jaxrobust.types import Array, Loss, Threat
 
 

@@ -5,12 +5,11 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from jaxrobust import losses
-from jaxrobust._core import batching, predictions, pytree, threat_rows
+from jaxrobust._core import batching, pytree, threat_rows
 from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
 from jaxrobust.training.objectives import Objective
 from jaxrobust.types import Array, Threat
@@ -90,9 +89,9 @@ def at(weight: Any, step: Any, name: str) -> Any:
     return weight(step)
 
 
-def accuracy(logits: Array, y: Array) -> Array:
-    """Return the fraction that is classified correctly."""
-    return jnp.mean(predictions.predict(logits) == y, dtype=jnp.float32)
+def key_of_part(key: Array | None, i: int) -> Array | None:
+    """Return the key of part number i of an objective; None where there is none."""
+    return None if key is None else jax.random.fold_in(key, i)
 
 
 def check_classes(logits: Any, expected: Any, name: str) -> None:

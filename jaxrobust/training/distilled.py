@@ -13,12 +13,12 @@ from jaxrobust import losses
 from jaxrobust._core import batching, checks, model_checks, predictions, pytree
 from jaxrobust.training.attacked import (
     Attacked,
-    accuracy,
     as_adversary,
     as_weight,
     at,
     check_classes,
 )
+from jaxrobust.training.objectives import accuracy
 from jaxrobust.types import Array, LogitsFn, Loss, Threat
 
 
@@ -36,8 +36,8 @@ class Distilled(Attacked):
         """Return x_adv, and what each teacher says of it."""
         x_adv = super().inner(attacked_fn, x, y, key=key, step=step)
         taught = tuple(teacher_fn(x_adv) for teacher_fn in self.teacher_fns)
+        own = jax.eval_shape(attacked_fn, x)
         for i, logits in enumerate(taught):
-            own = jax.eval_shape(attacked_fn, x)
             check_classes(logits, own, f"teacher_fns[{i}]")
         return x_adv, taught
 

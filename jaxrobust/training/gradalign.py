@@ -11,12 +11,12 @@ from jaxrobust import losses
 from jaxrobust._core import batching, checks, predictions, pytree
 from jaxrobust.training.attacked import (
     Attacked,
-    accuracy,
     as_adversary,
     as_weight,
     at,
     find,
 )
+from jaxrobust.training.objectives import accuracy
 from jaxrobust.types import Array, Loss, Threat
 
 
@@ -70,9 +70,8 @@ def _cosine(a: Array, b: Array) -> Array:
     a, b = (v / jax.lax.stop_gradient(_largest(v)) for v in (a, b))
     squares = jnp.sum(a**2, -1) * jnp.sum(b**2, -1)
     is_known = squares > 0
-    norms = jnp.sqrt(
-        jnp.where(is_known, squares, 1)
-    )  # no sqrt at 0, whose slope is NaN
+    # No sqrt at 0, where its slope is NaN.
+    norms = jnp.sqrt(jnp.where(is_known, squares, 1))
     return jnp.where(is_known, jnp.sum(a * b, -1) / norms, 1)
 
 

@@ -11,12 +11,12 @@ from jaxrobust import losses
 from jaxrobust._core import batching, model_checks, predictions, pytree
 from jaxrobust.training.attacked import (
     Attacked,
-    accuracy,
     as_adversary,
     as_weight,
     at,
     check_classes,
 )
+from jaxrobust.training.objectives import accuracy
 from jaxrobust.types import Array, LogitsFn, Threat
 
 

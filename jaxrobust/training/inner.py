@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import batching, checks, pytree
-from jaxrobust.attacks._base import Attack, as_attack
+from jaxrobust.attacks._base import Attack, OfLoss, as_attack
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.pgd import gradient
 from jaxrobust.types import Array, Guided, Loss, Threat
@@ -17,7 +17,7 @@ from jaxrobust.types import Array, Guided, Loss, Threat
 
 @pytree.register
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
-class NFGSM(Attack):
+class NFGSM(OfLoss):
     """N-FGSM: a full step from a point that noise of twice eps has moved, not projected.
 
     de Jorge et al. 2022, arXiv:2202.01181, eq. (5): eta from U(-2 eps, 2 eps), then
@@ -64,28 +64,10 @@ class NFGSM(Attack):
             if isinstance(value, int | float) and not 0 <= value < float("inf"):
                 raise ValueError(f"NFGSM({name}={value}): at least 0 is needed.")
 
-    @property
-    def takes(self) -> str:
-        """What `y` is: what the loss takes, see `jaxrobust.losses`."""
-        return losses.takes(self.loss)
-
-    @property
-    def goal(self) -> Loss:
-        """The loss that the step ascends."""
-        return self.loss
-
-    def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
-        """Return the loss, with what it is given as `y`."""
-        del threat
-        return [(self.loss, y)]
-
     def total_cost(self, num_classes: int = 10) -> Cost:
-        """Return the evaluations for each example: one gradient."""
-        del num_classes
         return Cost(gradients=1, forwards=0)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks."""
         eps = jnp.asarray(threat.eps)
         noisy = threat.with_eps(self.noise * eps).sample(keys, x)
         direction = gradient(self.loss, logits_fn, noisy, y).direction
@@ -136,16 +118,12 @@ class RandomTargets(Attack):
             )
 
     def parts(self, y: Any, threat: Threat) -> tuple[tuple[Any, Any], ...]:
-        """Return the attack, with what it is given as `y`."""
-        del threat
         return ((self.attack, self._given(y, y)),)
 
     def total_cost(self, num_classes: int = 10) -> Cost | None:
-        """Return the evaluations of the attack."""
         return self.attack.total_cost(num_classes)
 
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        """Return `x_adv` without checks."""
         num_classes = jax.eval_shape(logits_fn, x).shape[-1]
 
         def shift(key: Array) -> Array:  # every other class is as likely

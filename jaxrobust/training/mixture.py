@@ -4,12 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from jaxrobust._core import pytree
-from jaxrobust.training.attacked import as_weight, at
+from jaxrobust.training.attacked import as_weight, at, key_of_part
 from jaxrobust.training.objectives import Objective, as_objective
 from jaxrobust.types import Array
 
@@ -36,7 +35,7 @@ class Mixture(Objective):
                 attacked_fn,
                 x,
                 y,
-                key=None if key is None else jax.random.fold_in(key, i),
+                key=key_of_part(key, i),
                 step=step,
             )
             for i, objective in enumerate(self.objectives)
@@ -86,11 +85,12 @@ def mixture(
       1.0 0.0 0.72
     """
     objectives = tuple(map(as_objective, objectives))
+    count = len(objectives)
     if weights is None:
-        weights = [1 / max(len(objectives), 1)] * len(objectives)
-    if not objectives or len(weights) != len(objectives):
+        weights = [1 / count for _ in objectives]
+    if not objectives or len(weights) != count:
         raise ValueError(
-            f"mixture has {len(objectives)} objectives and {len(weights)} weights: at "
+            f"mixture has {count} objectives and {len(weights)} weights: at "
             "least one objective is needed, and a weight for each."
         )
     named = enumerate(weights)

@@ -106,5 +106,9 @@ def risk(loss: Loss, logits: Array, y: Array) -> tuple[Array, dict[str, Array]]:
     """Return the mean loss, and metrics."""
     logits = predictions.wide(logits)
     mean = jnp.mean(loss(logits, y))
-    accuracy = jnp.mean(predictions.predict(logits) == y, dtype=jnp.float32)
-    return mean, {"loss": mean, "accuracy": accuracy}
+    return mean, {"loss": mean, "accuracy": accuracy(logits, y)}
+
+
+def accuracy(logits: Array, y: Array) -> Array:
+    """Return the fraction that is classified correctly."""
+    return jnp.mean(predictions.predict(logits) == y, dtype=jnp.float32)

@@ -12,7 +12,7 @@ import optax
 from jaxrobust import losses
 from jaxrobust._core import checks, pytree
 from jaxrobust.training.adversarial import adversarial
-from jaxrobust.training.attacked import as_adversary, find, scaled
+from jaxrobust.training.attacked import as_adversary, find, key_of_part, scaled
 from jaxrobust.training.mixture import Mixture, mixture
 from jaxrobust.training.objectives import Objective, risk
 from jaxrobust.types import Array, Loss, Threat
@@ -53,7 +53,7 @@ class Worst(Several):
         """Return for each example the point of the largest loss."""
         points = jnp.stack(
             [
-                self.find(i, attacked_fn, x, y, key=_fold_in(key, i), step=step)
+                self.find(i, attacked_fn, x, y, key=key_of_part(key, i), step=step)
                 for i in range(len(self.threats))
             ]
         )
@@ -86,10 +86,6 @@ class One(Several):
 
         branches = [branch(i) for i in range(len(self.threats))]
         return jax.lax.switch(drawn, branches, attack_key)
-
-
-def _fold_in(key: Array | None, i: int) -> Array | None:
-    return None if key is None else jax.random.fold_in(key, i)
 
 
 def worst_of(
