@@ -8,11 +8,15 @@ Expected  a ratio of at least 1 for each task, see docs/benchmarks.md; the table
           benchmarks/results/cpu.json
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import tyro
@@ -47,6 +51,9 @@ class Config:
     weights: pathlib.Path | None = None
     """Robust MNIST weights (npz, locuslab/fast_adversarial) where there are no
     checkpoints."""
+    against: str | None = None
+    """A commit: measure jaxrobust as it was there, in place of the peers; the result
+    goes to out/against.json unless --out says where."""
     quick: bool = False
     """Tiny shapes, the digits instead of MNIST, one round: whether it runs at all."""
     out: pathlib.Path | None = None
@@ -69,40 +76,79 @@ def main(
         return {}
     chosen = _chosen(config, tasks)
     options = _options(config)
-    out = config.out or (
-        pathlib.Path("out/quick.json") if config.quick else RESULTS / f"{name}.json"
-    )
-    available = _available(config)
+    out = config.out or _default_out(config, name)
     results = _saved(out)
-    for task in chosen:
-        sides = [OURS, *(s for s in task.sides if s in available)]
-        provenance = _provenance()
-        begin = time.monotonic()
-        with _common.console.status(task.name) as status:
-            try:
-                result = turns.measure(
-                    task,
-                    sides,
-                    options,
-                    rounds=1 if config.quick else config.rounds,
-                    module=module,
-                    on_turn=lambda t, s=status, n=task.name: s.update(f"{n}: {t}"),
-                )
-            except (ValueError, OSError) as error:
-                if config.tasks:
-                    raise  # it was asked for by name
-                _common.console.print(f"{task.name} skipped: {error}", highlight=False)
-                continue
-        results[task.name] = result | {
-            "quick": config.quick,
-            "seconds": round(time.monotonic() - begin),
-            "provenance": provenance,
-        }
-        _common.write_json(out, {"benchmark": name, "tasks": results})
-        _report_failures(task.name, result)
+    with _elsewhere(config.against) as roots:
+        available = [] if roots else _available(config)
+        for task in chosen:
+            sides = [OURS, *(s for s in task.sides if s in available), *roots]
+            measured = _measured(config, task, sides, options, module, roots)
+            if measured is not None:
+                results[task.name] = measured
+                _common.write_json(out, {"benchmark": name, "tasks": results})
+                _report_failures(task.name, measured)
     _common.console.print(table.terminal(results))
     _common.console.print(f"wrote {out}")
     return results
+
+
+def _default_out(config: Config, name: str) -> pathlib.Path:
+    if config.against is not None:
+        return pathlib.Path("out/against.json")
+    return pathlib.Path("out/quick.json") if config.quick else RESULTS / f"{name}.json"
+
+
+@contextlib.contextmanager
+def _elsewhere(commit: str | None) -> Iterator[dict[str, pathlib.Path]]:
+    """Check a commit out into a directory of its own, for as long as it is measured."""
+    if commit is None:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        tree = pathlib.Path(directory) / "tree"
+        git = ["git", "-C", str(pathlib.Path(__file__).parent), "worktree"]
+        add = [*git, "add", "--detach", str(tree), commit]
+        done = subprocess.run(add, capture_output=True, text=True)
+        if done.returncode:
+            raise ValueError(f"--against {commit}: {done.stderr.strip()}")
+        try:
+            yield {f"jaxrobust at {commit}": tree}
+        finally:
+            subprocess.run([*git, "remove", "--force", str(tree)], check=True)
+
+
+def _measured(
+    config: Config,
+    task: Task,
+    sides: list[str],
+    options: Options,
+    module: str,
+    roots: dict[str, pathlib.Path],
+) -> dict[str, Any] | None:
+    """Return a task's result, or None where a task nobody asked for cannot be run."""
+    provenance = _provenance()
+    begin = time.monotonic()
+    with _common.console.status(task.name) as status:
+        try:
+            result = turns.measure(
+                task,
+                sides,
+                options,
+                rounds=1 if config.quick else config.rounds,
+                module=module,
+                on_turn=lambda text: status.update(f"{task.name}: {text}"),
+                roots=roots,
+            )
+        except (ValueError, OSError) as error:
+            if config.tasks:
+                raise  # it was asked for by name
+            _common.console.print(f"{task.name} skipped: {error}", highlight=False)
+            return None
+    return result | {
+        "quick": config.quick,
+        "seconds": round(time.monotonic() - begin),
+        "provenance": provenance,
+    }
 
 
 def _chosen(config: Config, tasks: dict[str, Task]) -> list[Task]:

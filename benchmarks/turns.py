@@ -13,7 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.task import OURS, Options, Task
@@ -26,19 +26,30 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """The process of one side, see `benchmarks.worker`."""
+    """The process of one side, see `benchmarks.worker`.
 
-    def __init__(self, module: str, task: str, side: str, problem: pathlib.Path):
+    With `root`, the directory of another commit, the side is jaxrobust as it was there.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        task: str,
+        side: str,
+        problem: pathlib.Path,
+        root: pathlib.Path | None = None,
+    ):
         self.side = side
         self._errors = (problem / f"{side}.log").open("w+")
-        command = [sys.executable, "-m", "benchmarks.worker", module, task, side]
+        named = side if root is None else OURS
+        command = [sys.executable, "-m", "benchmarks.worker", module, task, named]
         self._process = subprocess.Popen(
             [*command, str(problem)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            cwd=_ROOT,
+            cwd=root or _ROOT,
         )
         self._read()  # it is ready
 
@@ -80,8 +91,12 @@ def measure(
     rounds: int,
     module: str = "benchmarks.tasks",
     on_turn: Callable[[str], None] = lambda text: None,
+    roots: Mapping[str, pathlib.Path] | None = None,
 ) -> dict[str, Any]:
-    """Return the result of a task: what each side took, and the ratios to ours."""
+    """Return the result of a task: what each side took, and the ratios to ours.
+
+    `roots` has the directories of the sides that are jaxrobust at another commit.
+    """
     rounds = rounds if task.max_rounds is None else min(rounds, task.max_rounds)
     with contextlib.ExitStack() as stack:
         directory = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -93,7 +108,9 @@ def measure(
         for side in sides:
             on_turn(f"{side}, first run")
             with _noting(failed, side):
-                worker = Worker(module, task.name, side, directory)
+                worker = Worker(
+                    module, task.name, side, directory, (roots or {}).get(side)
+                )
                 stack.callback(worker.close)
                 runs[side] = [worker.run()]
                 workers[side] = worker
