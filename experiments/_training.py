@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import optax
+import tyro
 from flax import nnx
 
 import jaxrobust as jr
@@ -19,6 +20,10 @@ class Recipe:
 
     model: str = "small_convnet"
     """Name in `jaxrobust.models.NAMES`."""
+    model_options: tyro.conf.Suppress[dict[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
+    """Its width, depth and the like, by the names of its arguments."""
     num_epochs: int = 10
     batch_size: int = 100
     optimizer: Literal["sgd", "adam"] = "sgd"
@@ -59,7 +64,13 @@ class Recipe:
         )
 
 
-def train(
+def train(*args: Any, **kwargs: Any) -> tuple[nnx.Module, float]:
+    """Return the best model of `fit`, and the seconds that training took."""
+    result, seconds = fit(*args, **kwargs)
+    return result.best, seconds
+
+
+def fit(
     data: Dataset,
     recipe: Recipe,
     objective: Any,
@@ -68,18 +79,19 @@ def train(
     out: pathlib.Path,
     validation_attack: Any = None,
     threat: Any = None,
+    gradient: Any = None,
     resume: bool = True,
-) -> tuple[nnx.Module, float]:
+) -> tuple[jr.training.FitResult, float]:
     """Train, or load what an earlier run of the same recipe has trained.
 
-    Returns the weights that are best on the validation examples (under
-    `validation_attack`, if there is one), or the last where none are held out; and
-    the seconds that training took, in this call or in earlier ones.
+    Its best model is the one of the epoch that is best on the validation examples (under
+    `validation_attack`, if there is one), or the last where none are held out. Returns the
+    seconds that training took, in this call or in earlier ones, too.
     """
     kept, held_out = np.arange(len(data.x_train)), None
     if recipe.num_validation:
         kept, held_out = data.split(recipe.num_validation, seed=0)
-    spec: dict[str, Any] = {
+    spec: dict[str, Any] = recipe.model_options | {
         "name": recipe.model,
         "input_shape": list(data.input_shape),
         "num_classes": data.num_classes,
@@ -113,8 +125,9 @@ def train(
             "objective": repr(objective),
         },
         resume=resume,
+        **({} if gradient is None else {"gradient": gradient}),
     )
-    return result.best, result.history[-1]["seconds"]
+    return result, result.history[-1]["seconds"]
 
 
 def evaluate(
@@ -129,6 +142,7 @@ def evaluate(
     batch_size: int | None = None,
     stop_early: bool = True,
     progress: bool = True,
+    state_file: pathlib.Path | None = None,
 ) -> jr.Report:
     """Evaluate on the first `num_examples` of a split; all by default."""
     x = getattr(data, f"x_{split}")[:num_examples]
@@ -143,4 +157,5 @@ def evaluate(
         batch_size=batch_size,
         stop_early=stop_early,
         progress=progress,
+        state_file=state_file,
     )

@@ -7,7 +7,9 @@ import jax
 from flax import nnx
 
 from jaxrobust.models.layers import (
+    Activation,
     Normalization,
+    activate,
     conv,
     dense,
     normalize,
@@ -125,6 +127,9 @@ class SmallConvNet(nnx.Module):
     Args:
         input_shape: shape of one image, (H, W, C), at least 4 pixels high and wide.
         num_classes: number of logits.
+        width: channels of the first convolution; the second has twice as many.
+        num_hidden: units of the hidden dense layer.
+        activation: "relu", or "silu", which is smooth.
         normalization: channel statistics, or `None` for raw pixels.
         rngs: source of the initial weights.
 
@@ -143,25 +148,31 @@ class SmallConvNet(nnx.Module):
         input_shape: Sequence[int],
         num_classes: int,
         *,
+        width: int = 16,
+        num_hidden: int = 100,
+        activation: Activation = "relu",
         normalization: Normalization | None = None,
         rngs: nnx.Rngs,
     ) -> None:
-        height, width, channels = input_shape
-        if min(height, width) < 4:
+        height, columns, channels = input_shape
+        if min(height, columns) < 4:
             raise ValueError(
                 f"input_shape {tuple(input_shape)} is too small: two convolutions with "
                 "stride 2 need images of at least 4 x 4 pixels"
             )
-        self.normalization = normalization
-        self.conv1 = conv(channels, 16, 4, strides=2, padding=1, rngs=rngs)
-        self.conv2 = conv(16, 32, 4, strides=2, padding=1, rngs=rngs)
+        self.normalization, self.activation = normalization, activation
+        options = {"strides": 2, "padding": 1, "rngs": rngs}
+        self.conv1 = conv(channels, width, 4, **options)
+        self.conv2 = conv(width, 2 * width, 4, **options)
         # Each stride of 2 rounds down.
-        self.dense = dense((height // 4) * (width // 4) * 32, 100, rngs=rngs)
-        self.output = dense(100, num_classes, rngs=rngs)
+        flat = (height // 4) * (columns // 4) * 2 * width
+        self.dense = dense(flat, num_hidden, rngs=rngs)
+        self.output = dense(num_hidden, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return the logits [B, num_classes] of the images [B, H, W, C]."""
         x = normalize(self.normalization, x)
         for layer in (self.conv1, self.conv2):
-            x = jax.nn.relu(layer(x))
-        return self.output(jax.nn.relu(self.dense(x.reshape(len(x), -1))))
+            x = activate(self.activation, layer(x))
+        x = activate(self.activation, self.dense(x.reshape(len(x), -1)))
+        return self.output(x)
