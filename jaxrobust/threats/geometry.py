@@ -29,9 +29,10 @@ def largest_scale_l2(
         direction, _ = scaled(free)
         # Not `norm`: XLA rounds another order of operations differently.
         size = jnp.sqrt(jnp.maximum(jnp.sum(direction**2, -1, keepdims=True), 1))
-        return jnp.where(
-            is_free, jnp.sqrt(jnp.maximum(left, 0)) / size * direction, fixed
-        )
+        # No sqrt at 0, where its derivative is NaN; of a radius of 0 the slope is 1.
+        reach = jnp.sqrt(jnp.where(left > 0, left, 1))
+        reach = jnp.where(left > 0, reach, jnp.where(radius > 0, 0, radius))
+        return jnp.where(is_free, reach / size * direction, fixed)
 
     def release(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         is_free, _ = carry

@@ -254,6 +254,17 @@ def test_steepest_attains_the_exact_maximum(size, **case):
         assert gain >= best - 1e-5 * (1 + abs(best))  # solver and float32 rounding
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.25])
+@pytest.mark.parametrize("bounds", [None, (0.0, 1.0)])
+def test_steepest_grows_with_its_length(radius, bounds):
+    """The derivative is the unit gradient, at a length of 0 too."""
+    x, grad = jnp.full((1, 2), 0.5), jnp.array([[3.0, 4.0]])
+    steps = jr.L2(radius, bounds=bounds).steepest
+    delta, slope = jax.jvp(lambda r: steps(grad, x, r), (radius,), (1.0,))
+    np.testing.assert_allclose(delta, radius * grad / 5, rtol=1e-6)
+    np.testing.assert_allclose(slope, grad / 5, rtol=1e-6)
+
+
 @pytest.mark.parametrize("radius", [0.3, 31.0, 1000.0])
 def test_steepest_uses_slopes_of_any_ratio(radius):
     """What the steep coordinate leaves of the radius goes to one 1e-37 times flatter."""
