@@ -49,7 +49,7 @@ def text(value: Any) -> str:
     if isinstance(value, jax.tree_util.Partial) and not value.args:
         return text(value.func)
     if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return f"({', '.join(map(text, value))})"
+        return f"({', '.join(map(text, value))}{',' if len(value) == 1 else ''})"
     if isinstance(value, tuple):  # an optax transformation: a pair of functions
         name = getattr(value[0], "__qualname__", type(value).__name__)
         return name.split(".")[0]

@@ -41,6 +41,13 @@ def test_every_fraction_of_255():
     assert not any("/255" in text for text in between)
 
 
+def test_a_tuple_of_one():
+    """It reads as Python writes it, and can be pasted."""
+    attack = jr.WorstOf((jr.FGSM(),))
+    assert repr(attack) == "WorstOf((FGSM(),))"
+    assert eval(repr(attack), vars(jr)) == attack
+
+
 def test_large_arrays_are_told_apart():
     """NumPy leaves the middle of a large array out: two masks had one text."""
     masks = [np.ones((28, 28, 1), bool) for _ in range(3)]
