@@ -10,6 +10,7 @@ from jaxrobust.models.layers import (
     Activation,
     Normalization,
     activate,
+    check_activation,
     conv,
     dense,
     normalize,
@@ -134,7 +135,8 @@ class SmallConvNet(nnx.Module):
         rngs: source of the initial weights.
 
     Raises:
-        ValueError: if the image is smaller than 4 x 4 pixels.
+        ValueError: if the image is smaller than 4 x 4 pixels, or there is no such
+            activation.
 
     Example:
         >>> import jax.numpy as jnp
@@ -160,7 +162,8 @@ class SmallConvNet(nnx.Module):
                 f"input_shape {tuple(input_shape)} is too small: two convolutions with "
                 "stride 2 need images of at least 4 x 4 pixels"
             )
-        self.normalization, self.activation = normalization, activation
+        self.activation = check_activation(activation)
+        self.normalization = normalization
         options = {"strides": 2, "padding": 1, "rngs": rngs}
         self.conv1 = conv(channels, width, 4, **options)
         self.conv2 = conv(width, 2 * width, 4, **options)

@@ -7,7 +7,7 @@ has a standard deviation that is sqrt(3) times larger, and zero biases.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
@@ -117,6 +117,31 @@ def dense(
 
 Activation = Literal["relu", "silu"]
 
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+
+
+def check_activation(name: Activation) -> Activation:
+    """Return the name of an activation, or raise where there is none of it.
+
+    Args:
+        name: "relu" or "silu".
+
+    Raises:
+        ValueError: if there is no such activation.
+
+    Example:
+        >>> check_activation("silu")
+        'silu'
+    """
+    if name not in _ACTIVATIONS:
+        raise ValueError(
+            f"there is no activation {name!r}: take one of {', '.join(_ACTIVATIONS)}"
+        )
+    return name
+
 
 def activate(name: Activation, x: jax.Array) -> jax.Array:
     """Apply an activation; "silu" is smooth, which helps robust training.
@@ -138,11 +163,7 @@ def activate(name: Activation, x: jax.Array) -> jax.Array:
         >>> print(activate("relu", jnp.array([-1.0, 2.0])))
         [0. 2.]
     """
-    if name == "relu":
-        return jax.nn.relu(x)
-    if name == "silu":
-        return jax.nn.silu(x)
-    raise ValueError(f"there is no activation {name!r}: take relu or silu")
+    return _ACTIVATIONS[check_activation(name)](x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jaxrobust.models.layers import (
     Activation,
     Normalization,
     activate,
+    check_activation,
     conv,
     dense,
     normalize,
@@ -48,6 +49,9 @@ class PreActBlock(nnx.Module):
         activation: "relu" or "silu".
         rngs: source of the initial weights.
 
+    Raises:
+        ValueError: if there is no such activation.
+
     Example:
         >>> import jax.numpy as jnp
         >>> def run(x):
@@ -66,7 +70,7 @@ class PreActBlock(nnx.Module):
         activation: Activation = "relu",
         rngs: nnx.Rngs,
     ) -> None:
-        self.activation = activation
+        self.activation = check_activation(activation)
         options: dict[str, Any] = {"use_bias": False, "rngs": rngs}
         if kernel_init is not None:
             options["kernel_init"] = kernel_init

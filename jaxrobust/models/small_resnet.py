@@ -10,6 +10,7 @@ from jaxrobust.models.layers import (
     Activation,
     Normalization,
     activate,
+    check_activation,
     conv,
     dense,
     normalize,
@@ -35,6 +36,9 @@ class SmallResNet(nnx.Module):
             and raw pixels otherwise.
         rngs: source of the initial weights.
 
+    Raises:
+        ValueError: if there is no such activation.
+
     Example:
         >>> import jax.numpy as jnp
         >>> def run(x):
@@ -57,7 +61,8 @@ class SmallResNet(nnx.Module):
         channels = input_shape[-1]
         if normalization is None and channels == 3:
             normalization = CIFAR10
-        self.normalization, self.activation = normalization, activation
+        self.activation = check_activation(activation)
+        self.normalization = normalization
         options = {"padding": 1, "use_bias": False, "rngs": rngs}
         self.stem = conv(channels, width, 3, strides=2, **options)
         features, blocks = width, []

@@ -103,6 +103,13 @@ def test_any_image_size(name, input_shape):
     assert out.shape == (2, 5)
 
 
+@pytest.mark.parametrize("name", ["small_resnet", "small_convnet"])
+def test_an_activation_that_is_none(name):
+    """Refused when the network is made, with the names that there are."""
+    with pytest.raises(ValueError, match=r"'gelu'.*relu, silu"):
+        tiny(name, activation="gelu")
+
+
 def test_the_seed_decides_the_weights():
     a, b, c = (tiny("mlp", seed=seed) for seed in (0, 0, 1))
     same = jax.tree.map(lambda p, q: (p == q).all(), nnx.state(a), nnx.state(b))
