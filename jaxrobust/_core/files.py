@@ -13,7 +13,7 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Open a file that takes the place of `path` at the end of the block.
 
     After an error `path` is as it was, and nothing is left beside it; after the end of the
-    machine, too, what is there is whole.
+    machine, too, what is there is whole. Whoever is killed leaves a file `path.*.tmp`.
 
     Raises:
       OSError: Where it cannot be written.

@@ -54,7 +54,7 @@ def load_checkpoint(
 
     Returns:
       The model with the saved arrays, and the metadata, whose entry "versions"
-      names the libraries that saved it.
+      names the libraries that saved it; one that was not installed is not in it.
 
     Raises:
       FileNotFoundError: where nothing is at `path`.

@@ -147,6 +147,9 @@ class RunDirectory:
         metrics = self.path / "metrics.jsonl"
 
         def write() -> None:
+            # What a killed process has left of this very write.
+            for left in self.path.glob(f"{metrics.name}.*.tmp"):
+                left.unlink(missing_ok=True)
             with files.replaced(metrics) as file:
                 file.write(text.encode())
 

@@ -98,10 +98,14 @@ def test_an_interrupt_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_without_a_checkpoint(tmp_path, monkeypatch):
+    # What a killed process has left of writing the metrics goes, and nothing else.
+    left, others = tmp_path / "metrics.jsonl.0123abcd.tmp", tmp_path / "notes.tmp"
+    left.touch(), others.touch()
     stop_at(monkeypatch, 0)
     with pytest.raises(KeyboardInterrupt) as interrupt:
         fit(out=tmp_path)
     assert "the same call begins again" in interrupt.value.__notes__[0]
+    assert not left.exists() and others.exists()
 
 
 def test_an_interrupt_without_out(monkeypatch):
