@@ -3,10 +3,12 @@
 Each message says what was given, what is needed and what to do.
 """
 
+import math
 import os
 import sys
 import types
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -25,6 +27,30 @@ def check_loss(loss: Any) -> None:
             f"loss={loss!r} is not a function (logits, y) -> [B]: pass one such as "
             "jr.losses.dlr, not its name."
         )
+
+
+def check_number(
+    value: Any,
+    name: str,
+    needed: str = "a finite number of at least 0",
+    is_valid: Callable[[float], bool] = lambda value: 0 <= value < math.inf,
+) -> None:
+    """Raise where a setting is no such number; a traced one cannot be seen and passes."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        kinds = jnp.integer, jnp.floating
+        is_number = any(jnp.issubdtype(value.dtype, kind) for kind in kinds)
+    else:  # `beta=True` is a mistake
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or np.ndim(value) or not is_valid(float(value)):
+        raise ValueError(f"{name}={value!r}: {needed} is needed.")
+
+
+def check_list(values: Any, name: str, instead: str) -> None:
+    """Raise where a single value was passed in the place of a list."""
+    if not isinstance(values, list | tuple):
+        raise TypeError(f"{name}={values!r}: a list of {name} is needed; {instead}.")
 
 
 def check_attack(attack: Any) -> None:

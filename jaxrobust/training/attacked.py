@@ -1,15 +1,13 @@
 """What objectives with an attack share: the inner problem, weights and schedules."""
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
 from jaxrobust import losses
-from jaxrobust._core import batching, pytree, threat_rows
+from jaxrobust._core import batching, checks, pytree, threat_rows
 from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
 from jaxrobust.training.objectives import Objective
 from jaxrobust.types import Array, Threat
@@ -66,14 +64,10 @@ def as_weight(weight: Any, name: str) -> Any:
     """Return a weight, or a schedule of one, as a pytree after checking it."""
     if callable(weight):
         return batching.as_pytree(weight)
-    if isinstance(weight, jax.core.Tracer):
-        return weight
-    is_number = isinstance(weight, int | float | np.ndarray | np.generic | jax.Array)
-    if not is_number or np.ndim(weight) or not 0 <= float(weight) < math.inf:
-        raise ValueError(
-            f"{name}={weight!r}: a finite number of at least 0 is needed, or a schedule "
-            "from the training step to one."
-        )
+    needed = (
+        "a finite number of at least 0, or a schedule from the training step to one,"
+    )
+    checks.check_number(weight, name, needed)
     return weight
 
 

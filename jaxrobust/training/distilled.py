@@ -96,7 +96,9 @@ def distilled(
 
     Raises:
       ValueError: If there is not a weight for the loss and each teacher, a weight is
-        negative, or a teacher has other classes.
+        negative, the temperature is not positive, a teacher has other classes, or an
+        attack by `kl` starts at x.
+      TypeError: If the attack takes targets, or there is no list of teachers.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -109,6 +111,8 @@ def distilled(
     """
     attack, threat = as_adversary(attack, threat, "distilled")
     checks.check_loss(loss)
+    one = "for one teacher write [teacher_fn] and weights=(0.5, 0.5)"
+    checks.check_list(teacher_fns, "teacher_fns", one)
     for teacher_fn in teacher_fns:
         model_checks.check_callable(teacher_fn)
     if len(weights) != len(teacher_fns) + 1:
@@ -116,8 +120,12 @@ def distilled(
             f"distilled has {len(teacher_fns)} teachers and {len(weights)} weights: one "
             "for the loss and one for each teacher is needed, such as (0.5, 0.5) for one."
         )
-    if isinstance(temperature, int | float) and not 0 < temperature < math.inf:
-        raise ValueError(f"temperature={temperature}: a number above 0 is needed.")
+    checks.check_number(
+        temperature,
+        "temperature",
+        "a finite number above 0",
+        lambda value: 0 < value < math.inf,
+    )
     return Distilled(
         attack,
         threat,

@@ -5,11 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.typing import ArrayLike
 
 from jaxrobust import losses
 from jaxrobust._core import checks, predictions, pytree
+from jaxrobust._core.representation import text
 from jaxrobust.training.attacked import Attacked, as_adversary, as_weight, at
 from jaxrobust.training.objectives import accuracy
 from jaxrobust.types import Array, Loss, Threat
@@ -66,6 +68,19 @@ def _half_variance(d: Array, w: Array) -> Array:
     return jnp.sum(w * d**2, -1) / 2
 
 
+def _check_probs(class_probs: Any) -> None:
+    """Raise where a row cannot be scaled to a sum of 1."""
+    if class_probs is None or isinstance(class_probs, jax.core.Tracer):
+        return
+    rows = np.asarray(class_probs, np.float32)
+    is_valid = rows.ndim == 2 and np.isfinite(rows).all() and (rows >= 0).all()
+    if not is_valid or not (rows.sum(-1) > 0).all():
+        raise ValueError(
+            f"class_probs={text(class_probs)}: a row of mean probabilities for each class "
+            "is needed, [C, C], of finite numbers of at least 0, and none of zeros alone."
+        )
+
+
 def ikl(
     attack: Any,
     threat: Threat,
@@ -103,7 +118,9 @@ def ikl(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If a weight is negative, or `class_probs` is for other classes.
+      ValueError: If a weight is negative, `class_probs` holds no probabilities or is for
+        other classes, or an attack by `kl` starts at x.
+      TypeError: If the attack takes targets.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -115,6 +132,7 @@ def ikl(
     """
     attack, threat = as_adversary(attack, threat, "ikl")
     checks.check_loss(loss)
+    _check_probs(class_probs)
     return Ikl(
         attack,
         threat,

@@ -42,14 +42,7 @@ class NFGSM(OfLoss):
       True
     """
 
-    papers = (
-        """@inproceedings{dejorge2022,
-  title={Make Some Noise: Reliable and Efficient Single-Step Adversarial Training},
-  author={de Jorge, Pau and Bibi, Adel and Volpi, Riccardo and Sanyal, Amartya and Torr, Philip and Rogez, Gr{\\'e}gory and Dokania, Puneet},
-  booktitle={Advances in Neural Information Processing Systems},
-  year={2022}, note={arXiv:2202.01181}
-}""",  # noqa: E501
-    )
+    papers = ("dejorge2022",)
 
     noise: ArrayLike = 2.0
     rel_step_size: ArrayLike = 1.0
@@ -59,10 +52,8 @@ class NFGSM(OfLoss):
 
     def __post_init__(self):
         checks.check_loss(self.loss)
-        for name in ("noise", "rel_step_size"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not 0 <= value < float("inf"):
-                raise ValueError(f"NFGSM({name}={value}): at least 0 is needed.")
+        checks.check_number(self.noise, "NFGSM's noise")
+        checks.check_number(self.rel_step_size, "NFGSM's rel_step_size")
 
     def total_cost(self, num_classes: int = 10) -> Cost:
         return Cost(gradients=1, forwards=0)
@@ -82,9 +73,9 @@ class NFGSM(OfLoss):
 class RandomTargets(Attack):
     """A targeted attack towards a wrong class that is drawn for each example.
 
-    Kurakin et al. 2017, arXiv:1611.01236: a target that depends on the image alone cannot
-    be read off the perturbation (label leaking), and thousands of classes leave likely ones
-    that are almost the label.
+    Kurakin et al. 2017, arXiv:1611.01236: a step away from the label is made by a rule that
+    the model can learn to read backwards, so that it does better on attacked images than on
+    clean ones (label leaking). A step towards a class that was drawn tells little of it.
 
     Args:
       attack: An attack that takes targets or pairs, e.g.
@@ -100,6 +91,8 @@ class RandomTargets(Attack):
       >>> print(RandomTargets(towards)(lambda x: x, x, y, threat=jr.Linf(0.25), key=key))
       [[0.5  0.75]]
     """
+
+    papers = ("kurakin2017",)
 
     attack: Any
 

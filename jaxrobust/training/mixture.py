@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jaxrobust._core import pytree
+from jaxrobust._core import checks, pytree
 from jaxrobust.training.attacked import as_weight, at, key_of_part
 from jaxrobust.training.objectives import Objective, as_objective
 from jaxrobust.types import Array
@@ -74,6 +74,7 @@ def mixture(
     Raises:
       ValueError: If there are no objectives, other weights than objectives, or negative
         ones.
+      TypeError: If `objectives` is not a list, or something else is in it.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -84,6 +85,7 @@ def mixture(
       >>> print(metrics["accuracy_1"], metrics["accuracy_2"], f"{loss:.2f}")
       1.0 0.0 0.72
     """
+    checks.check_list(objectives, "objectives", "for a single one write [objective]")
     objectives = tuple(map(as_objective, objectives))
     count = len(objectives)
     if weights is None:

@@ -11,7 +11,7 @@ from typing import Any, final
 import jax
 import jax.numpy as jnp
 
-from jaxrobust._core import predictions
+from jaxrobust._core import batching, predictions
 from jaxrobust._core.representation import concise
 from jaxrobust.types import Array, LogitsFn, Loss
 
@@ -81,7 +81,8 @@ class _Function(Objective):
     def inner(self, attacked_fn, x, y, *, key, step) -> Any:
         """Return the attacked model and the key: the function solves both problems."""
         del x, y, step
-        return attacked_fn, key
+        # As a pytree: what is found is held fixed, leaf by leaf.
+        return batching.as_pytree(attacked_fn), key
 
     def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
         """Return what the function returns."""
@@ -99,6 +100,12 @@ def as_objective(objective: Any) -> Objective:
     """
     if isinstance(objective, Objective):
         return objective
+    if not callable(objective):
+        raise TypeError(
+            f"{objective!r} is not an objective: pass one such as jr.training.standard(), "
+            "or a function (trained_fn, attacked_fn, x, y, *, key, step) that returns "
+            "(loss, metrics)."
+        )
     return _Function(objective, getattr(objective, "threat", None))
 
 

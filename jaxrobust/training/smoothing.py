@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust import losses
-from jaxrobust._core import predictions
+from jaxrobust._core import checks, predictions
 from jaxrobust._core.representation import concise
 from jaxrobust.types import Array, Loss
 
@@ -53,8 +53,6 @@ def label_smoothing(amount: float = 0.1) -> Loss:
       [0.63]
       >>> objective = jr.training.adversarial(jr.FGSM(), jr.Linf(0.1), loss=loss)
     """
-    if not isinstance(amount, int | float) or not 0 <= amount < 1:
-        raise ValueError(
-            f"label_smoothing({amount!r}): a number in [0, 1) is needed, such as 0.1."
-        )
+    needed = "a number in [0, 1), such as 0.1,"
+    checks.check_number(amount, "amount", needed, lambda value: 0 <= value < 1)
     return Smoothed(float(amount))

@@ -143,6 +143,9 @@ def test_classes_of_many_are_the_weakest():
     assert max(map(len, text)) <= 80
 
 
+TARGETED = jr.FGSM(loss=jr.losses.targeted(jr.losses.cross_entropy))
+
+
 @pytest.mark.parametrize(
     ("attack", "threat", "expected"),
     [
@@ -156,6 +159,11 @@ def test_classes_of_many_are_the_weakest():
             {"croce2020autoattack", "croce2020fab", "andriushchenko2020"},
         ),
         (jr.autoattack("rand"), jr.L1(1.0), {"croce2020autoattack", "croce2021l1"}),
+        (
+            jr.WorstOf((jr.training.NFGSM(), jr.training.RandomTargets(TARGETED))),
+            jr.Linf(0.1),
+            {"dejorge2022", "kurakin2017", "goodfellow2015"},
+        ),
     ],
 )
 def test_papers(attack, threat, expected):

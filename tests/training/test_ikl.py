@@ -41,6 +41,9 @@ def test_evaluations_in_a_step():
 def test_misuse():
     with pytest.raises(ValueError, match="alpha=-1"):
         jr.training.ikl(jr.FGSM(), ref.FREE, alpha=-1)
+    for probs in (PROBS - 1, 0 * PROBS, np.nan * PROBS, PROBS[0]):
+        with pytest.raises(ValueError, match=r"class_probs=.*at least 0"):
+            jr.training.ikl(jr.FGSM(), ref.FREE, class_probs=probs)
     objective = jr.training.ikl(jr.FGSM(), ref.FREE, class_probs=np.ones((10, 10)))
     with pytest.raises(ValueError, match=r"class_probs.*\(10, 10\).*4 classes"):
         ref.run(objective)

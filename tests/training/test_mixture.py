@@ -34,6 +34,12 @@ def test_mixture():
 
     metrics = ref.check(jr.training.mixture(parts), formula)
     assert metrics["accuracy_1"] != metrics["accuracy_2"]
+
+    def own(trained_fn, attacked_fn, x, y, *, key, step):
+        """The second part, as a function."""
+        return parts[1](trained_fn, attacked_fn, x, y, key=key, step=step)
+
+    ref.check(jr.training.mixture([parts[0], own]), formula, key=jax.random.key(0))
     objective = jr.training.mixture(parts, (0.3, lambda step: step / 10))
     ref.check(objective, lambda params: formula(params, 0.3, 0.7), step=7)
     assert objective.threat == (ref.FREE,)
@@ -92,13 +98,22 @@ def test_misuse():
         ref.run(objective)
     with pytest.raises(ValueError, match="1 teachers and 3 weights"):
         jr.training.distilled(ref.shifted, ref.FREE, [ten_classes])
-    with pytest.raises(ValueError, match="temperature=0"):
-        jr.training.distilled(ref.shifted, ref.FREE, [ten_classes], (1, 1), 0)
+    with pytest.raises(TypeError, match=r"teacher_fns=.*a list of"):
+        jr.training.distilled(ref.shifted, ref.FREE, ten_classes)
+    for temperature in (0, np.float32(-1), float("inf"), None):
+        with pytest.raises(ValueError, match="temperature="):
+            jr.training.distilled(
+                ref.shifted, ref.FREE, [ten_classes], (1, 1), temperature
+            )
     with pytest.raises(ValueError, match=r"weights\[1\]=-1"):
         jr.training.mixture([jr.training.standard()] * 2, (1, -1))
     with pytest.raises(ValueError, match="0 objectives"):
         jr.training.mixture([])
-    for amount in (-0.1, 1.0):
+    with pytest.raises(TypeError, match=r"objectives=.*a list of"):
+        jr.training.mixture(jr.training.standard())
+    with pytest.raises(TypeError, match=r"0\.5 is not an objective"):
+        jr.training.mixture([0.5])
+    for amount in (-0.1, 1.0, np.float32(-0.1), True, None):
         with pytest.raises(ValueError, match=r"\[0, 1\)"):
             jr.training.label_smoothing(amount)
 

@@ -86,7 +86,9 @@ def test_evaluations_in_a_step():
     assert ref.count_calls(objective, key=KEY) == (2, 3 + 1)
 
 
-@pytest.mark.parametrize("beta", [-1.0, float("nan"), float("inf"), "6", np.ones(2)])
+@pytest.mark.parametrize(
+    "beta", [-1.0, float("nan"), float("inf"), "6", np.ones(2), True]
+)
 def test_a_beta_that_is_none(beta):
     with pytest.raises(ValueError, match=r"beta=.*at least 0"):
         jr.training.trades(ref.shifted, ref.FREE, beta=beta)
