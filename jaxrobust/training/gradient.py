@@ -1,7 +1,6 @@
 """How the outer problem is differentiated: at the parameters where it is worst nearby."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.typing import ArrayLike
 
-from jaxrobust._core import pytree
+from jaxrobust._core import checks, predictions, pytree
 from jaxrobust._core.representation import concise
 
 
@@ -49,7 +48,7 @@ class AWP:
     __repr__ = concise
 
     def __post_init__(self):
-        _check(self, "gamma")
+        checks.check_number(self.gamma, "AWP's gamma")
 
     def __call__(self, loss_fn: Callable, params: Any) -> tuple[tuple[Any, Any], Any]:
         """Return ((loss, aux), grads) at the perturbed parameters."""
@@ -58,8 +57,8 @@ class AWP:
         def perturbed(w, g):
             if w.ndim < 2:
                 return w
-            size = optax.tree.norm(w) / _norm(g)
-            return w + (self.gamma * size * g).astype(w.dtype)
+            length = self.gamma * optax.tree.norm(predictions.wide(w))
+            return _moved(w, length * _unit(g))
 
         worst = jax.tree.map(perturbed, params, grads)
         return jax.value_and_grad(loss_fn, has_aux=True)(worst)
@@ -94,28 +93,30 @@ class SAM:
     __repr__ = concise
 
     def __post_init__(self):
-        _check(self, "rho")
+        checks.check_number(self.rho, "SAM's rho")
 
     def __call__(self, loss_fn: Callable, params: Any) -> tuple[tuple[Any, Any], Any]:
         """Return ((loss, aux), grads) at the perturbed parameters."""
         grads, _ = jax.grad(loss_fn, has_aux=True)(params)
-        scale = self.rho / _norm(grads)
-        worst = jax.tree.map(
-            lambda w, g: w + (scale * g).astype(w.dtype), params, grads
-        )
+        worst = jax.tree.map(lambda w, g: _moved(w, self.rho * g), params, _unit(grads))
         return jax.value_and_grad(loss_fn, has_aux=True)(worst)
 
 
-def _norm(grads: Any) -> jax.Array:
-    """Return the norm of all leaves together; 1 where it is 0, as there is no direction."""
-    norm = optax.tree.norm(grads)
-    return jnp.where(norm > 0, norm, 1)
+def _unit(grads: Any) -> Any:
+    """Return the gradients with a norm of 1, all leaves together; of zeros zeros.
+
+    In float32 at least, and with a largest entry of 1 before anything is squared: the
+    squares of entries below 1e-23 are 0.
+    """
+    grads = jax.tree.map(predictions.wide, grads)
+    entries = [jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(grads)]
+    largest = jnp.max(jnp.stack(entries))
+    largest = jnp.where(largest > 0, largest, 1)
+    grads = jax.tree.map(lambda g: g / largest, grads)
+    norm = jnp.maximum(optax.tree.norm(grads), 1)  # 0 where there is no direction
+    return jax.tree.map(lambda g: g / norm, grads)
 
 
-def _check(gradient: Any, name: str) -> None:
-    value = getattr(gradient, name)
-    if isinstance(value, int | float) and not 0 <= value < math.inf:
-        raise ValueError(
-            f"{type(gradient).__name__}({name}={value}): a finite number of at least 0 is "
-            "needed."
-        )
+def _moved(w: jax.Array, step: jax.Array) -> jax.Array:
+    """Return w + step in the type of w, added in the wider one."""
+    return (predictions.wide(w) + step).astype(w.dtype)

@@ -68,6 +68,29 @@ def test_a_flat_loss(gradient):
     assert loss == 0 and not grads.any()
 
 
+@pytest.mark.parametrize("gradient", [jr.training.AWP(0.5), jr.training.SAM(5.0)])
+def test_tiny_gradients(gradient):
+    """Those of a confident model have squares of 0 in float32, and yet a direction."""
+
+    def loss(w):
+        return 1e-30 * jnp.sum(w**2), w
+
+    (_, worst), _ = gradient(loss, jnp.array([[6.0, 8.0]]))
+    np.testing.assert_allclose(worst, [[9.0, 12.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", [jr.training.AWP(1.2345), jr.training.SAM(77.0)])
+def test_parameters_of_half_precision(gradient):
+    """Norm, step and sum are float32's, and what is rounded is their result."""
+    w = jax.random.normal(jax.random.key(0), (64, 64), jnp.bfloat16)
+    (_, worst), _ = gradient(lambda w: (jnp.sum(w.astype(jnp.float32) ** 2), w), w)
+    exact = np.asarray(w, np.float64)  # and the gradient is 2 w
+    norm = np.linalg.norm(exact)
+    exact *= 1 + (1.2345 if isinstance(gradient, jr.training.AWP) else 77.0 / norm)
+    # In float32 an error of 1e-7 turns few of the roundings to 8 bits.
+    assert (worst == jnp.asarray(exact, jnp.bfloat16)).mean() > 0.99
+
+
 @pytest.mark.slow
 def test_fit():
     """The step is taken from w, with the gradient at w' and the same attacked inputs."""
@@ -104,7 +127,9 @@ def test_fit():
 
 
 @pytest.mark.parametrize("make", [jr.training.AWP, jr.training.SAM])
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "value", [-0.1, float("nan"), float("inf"), None, np.float32(-1), True, [0.1]]
+)
 def test_misuse(make, value):
     with pytest.raises(ValueError, match="at least 0"):
         make(value)
