@@ -6,9 +6,8 @@ from typing import Any
 import optax
 
 from jaxrobust import losses
-from jaxrobust._core import checks, pytree, threat_rows
-from jaxrobust.attacks._base import as_attack, check_takes_labels
-from jaxrobust.training.attacked import Attacked
+from jaxrobust._core import checks, pytree
+from jaxrobust.training.attacked import Attacked, as_adversary
 from jaxrobust.training.objectives import risk
 from jaxrobust.types import Array, Loss, Threat
 
@@ -39,8 +38,11 @@ def adversarial(
 
     Madry et al. 2018, arXiv:1706.06083, eq. (2.1); with `FGSM()`: Goodfellow et al. 2015.
 
+    A step costs the attack and one gradient.
+
     Args:
-      attack: Any attack, e.g. `jr.PGD(num_steps=7)`.
+      attack: Any attack, e.g. `jr.PGD(num_steps=7)`; one by `jr.losses.kl` is given the
+        clean logits, which cost a forward pass.
       threat: The threat model, e.g. `jr.Linf(8 / 255)`.
       loss: Per-example loss `(logits, y) -> [B]` that training minimises.
       eps_schedule: Factor on eps by training step. A small network on a large ball stays
@@ -49,6 +51,10 @@ def adversarial(
 
     Returns:
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
+
+    Raises:
+      ValueError: If an attack by `kl` starts at x, where it cannot move.
+      TypeError: If the attack takes targets.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
@@ -61,8 +67,6 @@ def adversarial(
       >>> print(round(float(value), 3))
       1.313
     """
-    attack = as_attack(attack)
-    check_takes_labels(attack, "adversarial(attack)")
+    attack, threat = as_adversary(attack, threat, "adversarial")
     checks.check_loss(loss)
-    threat = threat_rows.as_threat(threat)
     return Adversarial(attack, threat, loss, eps_schedule=eps_schedule)

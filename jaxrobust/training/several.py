@@ -1,6 +1,7 @@
 """Adversarial training against several threats at once."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxrobust import losses
-from jaxrobust._core import checks, pytree
+from jaxrobust._core import batching, checks, predictions, pytree
 from jaxrobust.training.adversarial import adversarial
 from jaxrobust.training.attacked import as_adversary, find, key_of_part, scaled
 from jaxrobust.training.mixture import Mixture, mixture
@@ -51,15 +52,18 @@ class Worst(Several):
 
     def inner(self, attacked_fn, x, y, *, key, step) -> Array:
         """Return for each example the point of the largest loss."""
-        points = jnp.stack(
-            [
-                self.find(i, attacked_fn, x, y, key=key_of_part(key, i), step=step)
-                for i in range(len(self.threats))
-            ]
-        )
-        values = jnp.stack([self.loss(attacked_fn(x_adv), y) for x_adv in points])
-        worst = jnp.argmax(values, 0)
-        return points[worst, jnp.arange(len(x))]
+
+        def found(i: int) -> tuple[Array, Array]:
+            x_adv = self.find(i, attacked_fn, x, y, key=key_of_part(key, i), step=step)
+            return x_adv, self.loss(predictions.wide(attacked_fn(x_adv)), y)
+
+        worst, largest = found(0)
+        for i in range(1, len(self.threats)):
+            x_adv, value = found(i)
+            is_worse = (value > largest) | jnp.isnan(value)  # training should see NaN
+            worst = batching.where(is_worse, x_adv, worst)
+            largest = jnp.where(is_worse, value, largest)
+        return worst
 
 
 @pytree.register
@@ -112,7 +116,9 @@ def worst_of(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If there are no threats, or other attacks than threats.
+      ValueError: If there are no threats, other attacks than threats, or an attack by `kl`
+        starts at x.
+      TypeError: If there is no list of threats, or an attack takes targets.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -149,7 +155,9 @@ def average_of(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If there are no threats, or other attacks than threats.
+      ValueError: If there are no threats, other attacks than threats, or an attack by `kl`
+        starts at x.
+      TypeError: If there is no list of threats, or an attack takes targets.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -190,7 +198,9 @@ def one_of(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If there are no threats, or other attacks or probabilities than threats.
+      ValueError: If there are no threats, other attacks or probabilities than threats, or
+        an attack by `kl` starts at x.
+      TypeError: If there is no list of threats, or an attack takes targets.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr
@@ -202,22 +212,21 @@ def one_of(
     attacks, threats = _pairs(attacks, threats, "one_of")
     checks.check_loss(loss)
     given = np.ones(len(threats)) if probabilities is None else probabilities
-    odds = np.asarray(given, np.float32)
-    if odds.shape != (len(threats),) or not (odds >= 0).all() or not odds.sum() > 0:
+    for i, number in enumerate(np.atleast_1d(given)):
+        checks.check_number(number, f"one_of's probabilities[{i}]")
+    odds = np.asarray(given, np.float64)
+    if odds.shape != (len(threats),) or not 0 < odds.sum() < math.inf:
         raise ValueError(
             f"one_of(probabilities={probabilities!r}): {len(threats)} numbers of at least "
             "0 are needed, one for each threat, and not all 0."
         )
-    probabilities = odds / odds.sum()
+    probabilities = (odds / odds.sum()).astype(np.float32)
     return One(attacks, threats, probabilities, loss=loss, eps_schedule=eps_schedule)
 
 
 def _pairs(attacks: Any, threats: Sequence[Threat], name: str) -> tuple[tuple, tuple]:
-    if not isinstance(threats, list | tuple):
-        raise TypeError(
-            f"{name}(threats={threats!r}): a list of threats is needed; for one there is "
-            "jr.training.adversarial(attack, threat)."
-        )
+    one = "for one threat there is jr.training.adversarial(attack, threat)"
+    checks.check_list(threats, "threats", one)
     some = attacks if isinstance(attacks, list | tuple) else [attacks] * len(threats)
     if not threats or len(some) != len(threats):
         raise ValueError(

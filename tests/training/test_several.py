@@ -32,9 +32,39 @@ def test_worst_of():
     assert ref.count_calls(objective) == (1, 2 + 2)
 
 
+def test_no_array_of_all_points():
+    """The worst so far is kept, so that another threat needs no more memory."""
+    objective = jr.training.worst_of(ref.shifted, THREATS)
+    program = jax.make_jaxpr(lambda: objective.inner(MODEL, X, Y, key=None, step=None))
+    assert "f32[8,5]" in str(program()) and "f32[2,8,5]" not in str(program())
+
+
 def test_average_of():
-    value, _, _ = ref.run(jr.training.average_of([jr.FGSM(), jr.FGSM()], THREATS))
+    """Tramer & Boneh 2019: the mean of the losses, at the points of each attack."""
+
+    def unshifted(logits_fn, x, y, *, threat, key=None):
+        return jnp.asarray(2 * ref.X - ref.X_ADV, jnp.float32)
+
+    def formula(params):
+        points = ref.X_ADV, 2 * ref.X - ref.X_ADV
+        losses = [ref.cross_entropy(ref.forward(params, x), ref.Y) for x in points]
+        return np.mean(losses)
+
+    ref.check(jr.training.average_of([ref.shifted, unshifted], THREATS), formula)
+    value, _, _ = ref.run(jr.training.average_of(jr.FGSM(), THREATS))
     np.testing.assert_allclose(value, LOSSES.mean(), rtol=1e-5)
+
+
+def test_an_attack_on_the_clean_logits():
+    """One by `kl` is given these, whatever the objective."""
+    attack = jr.PGD(num_steps=2, loss=jr.losses.kl)
+    objective = jr.training.average_of(attack, THREATS)
+    x_adv, _ = objective.inner(MODEL, X, Y, key=KEY, step=None)
+    keys = jax.random.fold_in(KEY, 0)
+    expected = attack(MODEL, X, MODEL(X), threat=THREATS[0], key=keys)
+    np.testing.assert_array_equal(x_adv, expected)
+    with pytest.raises(ValueError, match=r"adversarial.*starts at x"):
+        jr.training.adversarial(jr.FGSM(loss=jr.losses.kl), ref.FREE)
 
 
 @pytest.mark.slow
@@ -110,12 +140,13 @@ def test_misuse():
         jr.training.worst_of(jr.FGSM(), ref.FREE)
     with pytest.raises(ValueError, match="3 attacks and 2 threats"):
         jr.training.average_of([jr.FGSM()] * 3, THREATS)
-    for odds in ([1.0], [-1, 2], [0, 0]):
+    for odds in ([1.0], [-1, 2], [0, 0], [1, np.nan], [1, np.inf], 0.5):
         with pytest.raises(ValueError, match="one_of"):
             jr.training.one_of(jr.FGSM(), THREATS, odds)
     with pytest.raises(ValueError, match="needs a key"):
         ref.run(jr.training.one_of(jr.FGSM(), THREATS))
-    with pytest.raises(ValueError, match="noise=-1"):
-        jr.training.NFGSM(noise=-1)
+    for value in (-1, np.float32(-1), None):
+        with pytest.raises(ValueError, match="noise="):
+            jr.training.NFGSM(noise=value)
     with pytest.raises(TypeError, match=r"RandomTargets.*takes labels"):
         jr.training.RandomTargets(jr.FGSM())
