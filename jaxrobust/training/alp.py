@@ -65,7 +65,8 @@ def alp(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If the weight is negative.
+      ValueError: If the weight is negative, or an attack by `kl` starts at x.
+      TypeError: If the attack takes targets.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr

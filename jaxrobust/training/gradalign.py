@@ -65,7 +65,7 @@ class GradAlign(Attacked):
 
 def _cosine(a: Array, b: Array) -> Array:
     """Return the cosine of the angle of each pair, `[B]`; 1 where one of them is zero."""
-    a, b = (batching.flatten(v) for v in (a, b))
+    a, b = (batching.flatten(predictions.wide(v)) for v in (a, b))
     # Largest entries of 1: squares of small gradients would underflow.
     a, b = (v / jax.lax.stop_gradient(_largest(v)) for v in (a, b))
     squares = jnp.sum(a**2, -1) * jnp.sum(b**2, -1)
@@ -111,7 +111,9 @@ def gradalign(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If the weight is negative, or there is no key.
+      ValueError: If the weight is negative, there is no key, or an attack by `kl` starts at
+        x.
+      TypeError: If the attack takes targets.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr

@@ -40,9 +40,13 @@ class Hat(Attacked):
     def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
         """Return the TRADES loss plus gamma times the mean loss on the helper examples."""
         x_adv, helper_labels = found
-        x_helper = x + self.h * (x_adv - x)  # outside of bounds, as in the paper
-        clean, attacked = trained_fn(x), trained_fn(x_adv)
-        helped = trained_fn(x_helper)
+        h = at(self.h, step, "h")
+        x_helper = (x + h * (x_adv - x)).astype(
+            x.dtype
+        )  # in no bounds, as in the paper
+        clean, attacked, helped = (
+            predictions.wide(trained_fn(z)) for z in (x, x_adv, x_helper)
+        )
         gap = jnp.mean(losses.kl(attacked, clean))
         total = (
             jnp.mean(losses.cross_entropy(clean, y))
@@ -64,7 +68,7 @@ def hat(
     helper_fn: LogitsFn,
     beta: float | optax.Schedule = 2.5,
     gamma: float | optax.Schedule = 0.5,
-    h: float = 2.0,
+    h: float | optax.Schedule = 2.0,
     *,
     eps_schedule: optax.Schedule | None = None,
 ) -> Hat:
@@ -86,14 +90,17 @@ def hat(
         `[B, ...] -> [B, C]`, e.g. `jr.models.logits_fn(model)`; it is not trained.
       beta: Weight of the divergence, at least 0, or a schedule step -> beta.
       gamma: Weight of the helper examples, or a schedule.
-      h: How far from `x` the helper examples are, in units of the perturbation.
+      h: How far from `x` the helper examples are, in units of the perturbation, or a
+        schedule.
       eps_schedule: Factor on eps by training step, see `adversarial`.
 
     Returns:
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If a weight is negative, or the helper has other classes.
+      ValueError: If a weight is negative, the helper has other classes, or an attack by
+        `kl` starts at x.
+      TypeError: If the attack takes targets, or the helper is not a function.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr

@@ -23,7 +23,7 @@ class Mart(Attacked):
 
     def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
         """Return the mean of the boosted loss and of the weighted divergence."""
-        clean, attacked = trained_fn(x), trained_fn(found)
+        clean, attacked = (predictions.wide(trained_fn(z)) for z in (x, found))
         boosted = losses.cross_entropy(attacked, y) + _margin_term(attacked, y)
         weight = -jnp.expm1(-losses.cross_entropy(clean, y))  # 1 - p_y(x)
         gap = jnp.mean(losses.kl(attacked, clean) * weight)
@@ -38,7 +38,7 @@ class Mart(Attacked):
 
 def _margin_term(logits: Array, y: Array) -> Array:
     """Return -log(1 - max_{k != y} p_k): the sum of all p but the largest wrong one."""
-    log_p = jax.nn.log_softmax(predictions.wide(logits))
+    log_p = jax.nn.log_softmax(logits)
     others = jnp.where(predictions.is_label(log_p, y), -jnp.inf, log_p)
     rival = predictions.is_label(log_p, jnp.argmax(others, -1))
     return -jax.nn.logsumexp(jnp.where(rival, -jnp.inf, log_p), -1)
@@ -73,7 +73,8 @@ def mart(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If beta is negative.
+      ValueError: If beta is negative, or an attack by `kl` starts at x.
+      TypeError: If the attack takes targets.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr

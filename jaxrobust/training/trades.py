@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxrobust import losses
-from jaxrobust._core import checks, pytree
+from jaxrobust._core import checks, predictions, pytree
 from jaxrobust.training.attacked import Attacked, as_adversary, as_weight, at
 from jaxrobust.training.objectives import accuracy
 from jaxrobust.types import Array, Loss, Threat
@@ -23,7 +23,7 @@ class Trades(Attacked):
 
     def outer(self, trained_fn, x, y, found, *, step) -> tuple[Array, dict[str, Array]]:
         """Return the mean loss on clean inputs plus beta times the mean divergence."""
-        clean, attacked = trained_fn(x), trained_fn(found)
+        clean, attacked = (predictions.wide(trained_fn(z)) for z in (x, found))
         natural = jnp.mean(self.loss(clean, y))
         gap = jnp.mean(losses.kl(attacked, clean))
         total = natural + at(self.beta, step, "beta") * gap
@@ -68,7 +68,9 @@ def trades(
       An objective `(trained_fn, attacked_fn, x, y, key=, step=) -> (loss, metrics)`.
 
     Raises:
-      ValueError: If beta is negative, or the attack would start where it cannot move.
+      ValueError: If beta is negative, or an attack by `kl` starts at x, where it cannot
+        move.
+      TypeError: If the attack takes targets.
 
     Example:
       >>> import jax, jax.numpy as jnp, jaxrobust as jr

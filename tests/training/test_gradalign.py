@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import jaxrobust as jr
+from jaxrobust.training.gradalign import _cosine
 from tests.training import reference as ref
 
 KEY = jax.random.key(5)
@@ -90,6 +91,15 @@ def test_batch_norm_and_convolutions():
     mean = network.convolution(jnp.clip(x + 0.1, 0, 1)).mean((0, 1, 2))
     np.testing.assert_allclose(result.last.norm.mean[...], mean / 2, atol=1e-6)
     assert result.history[0]["train_cosine"] < 1
+
+
+def test_cosine_in_half_precision():
+    """The gradients have the type of x; products of thousands of them are summed wider."""
+    a, b = jax.random.normal(KEY, (2, 3, 2000), jnp.bfloat16)
+    wide = [np.asarray(v, np.float64) for v in (a, b)]
+    norms = np.linalg.norm(wide[0], axis=-1) * np.linalg.norm(wide[1], axis=-1)
+    expected = (wide[0] * wide[1]).sum(-1) / norms
+    np.testing.assert_allclose(_cosine(a, b), expected, atol=1e-6)  # float32
 
 
 def test_misuse():

@@ -27,7 +27,12 @@ def test_value_and_update():
     helper = ref.network(HELPER)
     ref.check(jr.training.hat(ref.shifted, ref.FREE, helper), formula)
     objective = jr.training.hat(
-        ref.shifted, ref.FREE, helper, beta=1.0, gamma=lambda step: 0.1 * step, h=3.0
+        ref.shifted,
+        ref.FREE,
+        helper,
+        beta=1.0,
+        gamma=lambda step: 0.1 * step,
+        h=lambda step: step - 4.0,
     )
     ref.check(objective, lambda params: formula(params, 1.0, 0.7, 3.0), step=7)
 

@@ -103,6 +103,32 @@ def test_the_adversary_sees_the_attacked_model_alone():
     np.testing.assert_allclose(seen[0], expected, atol=1e-6)  # inward rounding
 
 
+def test_half_precision():
+    """Losses get float32, whatever the model returns; the model gets the type of x."""
+    seen = {"logits": set(), "x": set()}
+
+    def loss(logits, y):
+        seen["logits"].add(logits.dtype)
+        return jr.losses.cross_entropy(logits, y)
+
+    def attack(logits_fn, x, y, *, threat, key=None):
+        return x + jnp.asarray(0.25, x.dtype)
+
+    def model(x):
+        seen["x"].add(x.dtype)
+        return x
+
+    x, h, tr = X.astype(jnp.bfloat16), np.float32(2), jr.training
+    objectives = [tr.adversarial, tr.trades, tr.alp, tr.ikl, tr.gradalign]
+    objectives = [make(attack, FREE, loss=loss) for make in objectives]
+    objectives += [tr.standard(loss), tr.worst_of([attack] * 2, [FREE] * 2, loss=loss)]
+    objectives += [tr.hat(attack, FREE, model, h=h), tr.mart(attack, FREE)]
+    for objective in objectives:
+        value, _ = objective(model, model, x, Y, key=jax.random.key(0))
+        assert value.dtype == jnp.float32
+    assert seen == {"logits": {jnp.dtype("float32")}, "x": {jnp.dtype("bfloat16")}}
+
+
 def test_eps_schedule():
     """The radius grows with the training step; without a step the objective says so."""
     schedule = optax.schedules.linear_schedule(0.0, 1.0, 10)
