@@ -84,14 +84,16 @@ def run(objective, *, key=None, step=None, attacked=None):
 
 
 def check(objective, expected, **options):
-    """Compare value and first update of plain descent with those of the formula."""
+    """Compare the value and its gradient with those of the formula."""
     value, metrics, grads = run(objective, **options)
     np.testing.assert_allclose(value, expected(PARAMS), rtol=1e-5)
     np.testing.assert_allclose(metrics["loss"], value)
     by_hand = gradient(expected, PARAMS)
-    for name, w in PARAMS.items():
-        update, expected_update = w - 0.1 * grads[name], w - 0.1 * by_hand[name]
-        np.testing.assert_allclose(update, expected_update, rtol=1e-5, atol=1e-6)
+    for name, expected_grad in by_hand.items():
+        # Where terms cancel, float32 keeps the error of the largest entries: 1e-7 of them
+        # for each of some ten sums.
+        atol = 1e-6 * abs(expected_grad).max()
+        np.testing.assert_allclose(grads[name], expected_grad, rtol=1e-4, atol=atol)
     return metrics
 
 
