@@ -1,21 +1,37 @@
-"""docs/interfaces.md: every example runs, as it stands there."""
+"""docs/interfaces.md and docs/training.md: every example runs, as it stands there."""
 
 import pathlib
 import re
 
 import pytest
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs" / "interfaces.md"
-BLOCKS = re.findall(r"## ([^\n]*)|```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+from jaxrobust import training
+
+DOCS = pathlib.Path(__file__).parents[1] / "docs"
+# Page -> an attack (two), a threat, a loss, an objective with a gradient; ACAT, TRADES.
+NUM_EXAMPLES = {"interfaces.md": 5, "training.md": 2}
+CODE = {
+    name: re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
+    for name in NUM_EXAMPLES
+}
 
 
 def test_there_are_examples():
-    """An attack (two), a threat, a loss, an objective with a gradient."""
-    assert sum(bool(code) for _, code in BLOCKS) == 5
+    assert {name: len(blocks) for name, blocks in CODE.items()} == NUM_EXAMPLES
 
 
-@pytest.mark.parametrize("code", [code for _, code in BLOCKS if code])
-def test_example_runs(code):
+@pytest.mark.parametrize(
+    ("name", "code"), [(name, code) for name in CODE for code in CODE[name]]
+)
+def test_example_runs(name, code):
     """Nothing is needed but what the example imports, and its assertions hold."""
     assert "assert " in code
-    exec(compile(code, str(PAGE), "exec"), {"__name__": "example"})
+    exec(compile(code, name, "exec"), {"__name__": "example"})
+
+
+def test_every_method_has_its_line():
+    """What is public in `training`, without the loop and its files."""
+    loop = {"FitResult", "fit", "load_checkpoint", "prepare_out", "save_checkpoint"}
+    text = (DOCS / "training.md").read_text()
+    named = set(re.findall(r"\w+", " ".join(re.findall(r"`(.*?)`", text))))
+    assert set(training.__all__) - loop <= named
