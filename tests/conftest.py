@@ -35,7 +35,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave seven of eight cases of a test marked `thin` to the slow run."""
+    """Run an eighth of the cases of a test marked `thin`, three eighths in the slow run.
+
+    The others are marked `exhaustive`, for the week of a release.
+    """
     count: collections.Counter[tuple] = collections.Counter()
     for item in items:
         if item.get_closest_marker("thin") is None or "[" not in item.name:
@@ -43,8 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         test = (item.path, item.name.split("[")[0])
         i = count[test]
         count[test] += 1
-        if (i + i // 8) % 8:  # in turn, where the cases are a grid
-            item.add_marker(pytest.mark.slow)
+        turn = (i + i // 8) % 8  # in turn, where the cases are a grid
+        if turn:
+            item.add_marker(
+                pytest.mark.slow if turn % 2 == 0 else pytest.mark.exhaustive
+            )
 
 
 @pytest.fixture(scope="session")
