@@ -1,0 +1,30 @@
+"""FGSM from a random start on MNIST at l_inf 0.3, Wong et al. 2020, arXiv:2001.03994.
+
+Command   python -m experiments.train mnist_fgsm_rs --data-dir DIR
+
+Time      TO BE MEASURED
+
+Expected  TO BE MEASURED
+"""
+
+import optax
+
+import jaxrobust as jr
+from experiments._training import Recipe
+
+DATASET, EPS = "mnist", 0.3
+RECIPE = Recipe(
+    model="small_convnet",
+    num_epochs=20,
+    batch_size=100,
+    optimizer="adam",
+    learning_rate=5e-3,
+    num_validation=5000,
+)
+
+
+def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:
+    """Return training with FGSM-RS, step 1.25 eps; eps grows over the first half."""
+    attack = jr.FGSM(random_start=True, rel_step_size=1.25)
+    schedule = optax.schedules.linear_schedule(0.0, 1.0, num_steps // 2)
+    return jr.training.adversarial(attack, threat, eps_schedule=schedule)

@@ -1,0 +1,33 @@
+"""TRADES on MNIST at l_inf 0.3, in a ball that grows.
+
+Command   python -m experiments.train mnist_trades --data-dir DIR
+
+Time      TO BE MEASURED
+
+Expected  TO BE MEASURED
+"""
+
+import optax
+
+import jaxrobust as jr
+from experiments._training import Recipe
+
+DATASET, EPS = "mnist", 0.3
+RECIPE = Recipe(
+    model="small_convnet",
+    num_epochs=20,
+    batch_size=100,
+    optimizer="adam",
+    learning_rate=5e-3,
+    ema_decay=0.999,
+    num_validation=5000,
+)
+
+
+def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:
+    """Return TRADES with beta 1, as its authors have it for MNIST; eps grows at first."""
+    attack = jr.PGD(
+        num_steps=10, rel_step_size=0.25, keep_best=False, loss=jr.losses.kl
+    )
+    schedule = optax.schedules.linear_schedule(0.0, 1.0, num_steps // 2)
+    return jr.training.trades(attack, threat, beta=1.0, eps_schedule=schedule)
