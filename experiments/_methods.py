@@ -44,7 +44,7 @@ def methods(num_steps: int) -> dict[str, Method]:
     pgd = jr.PGD(num_steps=num_steps, **options)
     pgd_kl = jr.PGD(num_steps=num_steps, loss=jr.losses.kl, **options)
     two_kl = jr.PGD(num_steps=2, rel_step_size=1.0, keep_best=False, loss=jr.losses.kl)
-    fgsm_rs = jr.PGD(num_steps=1, rel_step_size=1.25, keep_best=False)
+    fgsm_rs = jr.FGSM(random_start=True, rel_step_size=1.25)
     targeted = jr.losses.targeted(jr.losses.cross_entropy)
     random = _T.RandomTargets(jr.PGD(num_steps=num_steps, loss=targeted, **options))
 

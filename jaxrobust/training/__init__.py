@@ -9,6 +9,7 @@ from typing import Any as _Any
 from jaxrobust.training.adversarial import adversarial
 from jaxrobust.training.alp import alp
 from jaxrobust.training.distilled import distilled
+from jaxrobust.training.free import FreeState, free
 from jaxrobust.training.gradalign import gradalign
 from jaxrobust.training.gradient import AWP, SAM
 from jaxrobust.training.hat import hat
@@ -36,6 +37,7 @@ __all__ = [
     "NFGSM",
     "SAM",
     "FitResult",
+    "FreeState",
     "Objective",
     "RandomTargets",
     "adversarial",
@@ -43,6 +45,7 @@ __all__ = [
     "average_of",
     "distilled",
     "fit",
+    "free",
     "gradalign",
     "hat",
     "ikl",
