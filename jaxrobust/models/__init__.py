@@ -11,5 +11,6 @@ from jaxrobust.models.mlp import MLP as MLP
 from jaxrobust.models.preact_resnet import PreActResNet18 as PreActResNet18
 from jaxrobust.models.registry import NAMES as NAMES
 from jaxrobust.models.registry import create as create
+from jaxrobust.models.resnet import ResNet18 as ResNet18
 from jaxrobust.models.small_resnet import SmallResNet as SmallResNet
 from jaxrobust.models.wide_resnet import WideResNet as WideResNet

@@ -47,6 +47,8 @@ class PreActBlock(nnx.Module):
         strides: step of the first convolution, in pixels.
         kernel_init: initialiser of the convolutions.
         activation: "relu" or "silu".
+        activated_shortcut: whether the shortcut's convolution, where there is one, sees
+            the normalised and activated input, as in the paper, or the input itself.
         rngs: source of the initial weights.
 
     Raises:
@@ -68,9 +70,11 @@ class PreActBlock(nnx.Module):
         strides: int = 1,
         kernel_init: nnx.Initializer | None = None,
         activation: Activation = "relu",
+        activated_shortcut: bool = True,
         rngs: nnx.Rngs,
     ) -> None:
         self.activation = check_activation(activation)
+        self.activated_shortcut = activated_shortcut
         options: dict[str, Any] = {"use_bias": False, "rngs": rngs}
         if kernel_init is not None:
             options["kernel_init"] = kernel_init
@@ -90,7 +94,9 @@ class PreActBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Return [B, H', W', out_features] for x [B, H, W, in_features]."""
         active = activate(self.activation, self.norm1(x))
-        skip = x if self.shortcut is None else self.shortcut(active)
+        skip = x
+        if self.shortcut is not None:
+            skip = self.shortcut(active if self.activated_shortcut else x)
         residual = self.conv1(active)
         return skip + self.conv2(activate(self.activation, self.norm2(residual)))
 
@@ -107,9 +113,15 @@ class PreActResNet18(nnx.Module):
         width: channels of the first stage; the others have 2, 4 and 8 times as many.
         final_norm: normalise and rectify before the pooling, as the papers above do.
             `False` is the widespread variant without it (kuangliu/pytorch-cifar).
+        activation: "relu", or "silu", which is smooth.
+        activated_shortcut: `False` gives the convolutions of the shortcuts the input of
+            their block before norm and activation, a variant of some published weights.
         normalization: channel statistics; `None` means CIFAR-10's for three channels
             and raw pixels otherwise.
         rngs: source of the initial weights.
+
+    Raises:
+        ValueError: if there is no such activation.
 
     Example:
         >>> import jax.numpy as jnp
@@ -126,22 +138,29 @@ class PreActResNet18(nnx.Module):
         *,
         width: int = 64,
         final_norm: bool = True,
+        activation: Activation = "relu",
+        activated_shortcut: bool = True,
         normalization: Normalization | None = None,
         rngs: nnx.Rngs,
     ) -> None:
         channels = input_shape[-1]
         if normalization is None and channels == 3:
             normalization = CIFAR10
-        self.normalization = normalization
+        self.normalization, self.activation = normalization, activation
         self.stem = conv(channels, width, 3, padding=1, use_bias=False, rngs=rngs)
         features, blocks = width, []
         for stage in range(4):
             for index in range(2):
-                strides = 2 if stage > 0 and index == 0 else 1
-                blocks.append(
-                    PreActBlock(features, width * 2**stage, strides=strides, rngs=rngs)
+                block = PreActBlock(
+                    features,
+                    width * 2**stage,
+                    strides=2 if stage > 0 and index == 0 else 1,
+                    activation=activation,
+                    activated_shortcut=activated_shortcut,
+                    rngs=rngs,
                 )
                 features = width * 2**stage
+                blocks.append(block)
         self.blocks = nnx.List(blocks)
         self.norm = batch_norm(features, rngs=rngs) if final_norm else nnx.data(None)
         self.output = dense(features, num_classes, rngs=rngs)
@@ -152,5 +171,5 @@ class PreActResNet18(nnx.Module):
         for block in self.blocks:
             x = block(x)
         if self.norm is not None:
-            x = jax.nn.relu(self.norm(x))
+            x = activate(self.activation, self.norm(x))
         return self.output(x.mean((1, 2)))

@@ -2,15 +2,17 @@
 
 import difflib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from flax import nnx
 
 from jaxrobust.models.convnet import MadryConvNet, SmallConvNet, TutorialConvNet
+from jaxrobust.models.layers import Normalization
 from jaxrobust.models.linear import Linear
 from jaxrobust.models.mlp import MLP
 from jaxrobust.models.preact_resnet import PreActResNet18
+from jaxrobust.models.resnet import ResNet18
 from jaxrobust.models.small_resnet import SmallResNet
 from jaxrobust.models.wide_resnet import WideResNet
 
@@ -21,6 +23,7 @@ _MODELS: dict[str, Callable[..., nnx.Module]] = {
     "madry_convnet": MadryConvNet,
     "small_convnet": SmallConvNet,
     "small_resnet": SmallResNet,
+    "resnet18": ResNet18,
     "preact_resnet18": PreActResNet18,
     "wide_resnet28_10": functools.partial(WideResNet, depth=28, width=10),
     "wide_resnet34_10": functools.partial(WideResNet, depth=34, width=10),
@@ -44,8 +47,8 @@ def create(
         input_shape: shape of one image, (H, W, C).
         num_classes: number of logits.
         seed: seed of the initial weights.
-        **kwargs: further arguments of the network, such as `width` of
-            "preact_resnet18" or `normalization`.
+        **kwargs: further arguments of the network, such as `width`, `activation` or
+            `normalization`, which may be a mapping with `mean` and `std`, as in JSON.
 
     Returns:
         A Flax NNX module, images [B, H, W, C] in [0, 1] -> logits [B, num_classes].
@@ -71,4 +74,6 @@ def create(
             f"input_shape is (height, width, channels) of one image without the batch, "
             f"such as (28, 28, 1), not {shape}"
         )
+    if isinstance(kwargs.get("normalization"), Mapping):
+        kwargs["normalization"] = Normalization(**kwargs["normalization"])
     return _MODELS[name](shape, num_classes, rngs=nnx.Rngs(seed), **kwargs)

@@ -1,11 +1,20 @@
 """Wide residual networks, the largest models of the CIFAR robustness tables."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 from flax import nnx
 
-from jaxrobust.models.layers import CIFAR10, Normalization, conv, dense, normalize
+from jaxrobust.models.layers import (
+    CIFAR10,
+    Activation,
+    Normalization,
+    activate,
+    conv,
+    dense,
+    normalize,
+)
 from jaxrobust.models.preact_resnet import PreActBlock, batch_norm
 
 # The authors' initialisation: normal with variance 2 / (kernel area * out_features).
@@ -24,12 +33,13 @@ class WideResNet(nnx.Module):
         num_classes: number of logits.
         depth: number of layers, 6 n + 4.
         width: the stages have 16, 32 and 64 times as many channels.
+        activation: "relu", or "silu", which is smooth.
         normalization: channel statistics; `None` means CIFAR-10's for three channels
             and raw pixels otherwise.
         rngs: source of the initial weights.
 
     Raises:
-        ValueError: if `depth` is not 6 n + 4 with n >= 1.
+        ValueError: if `depth` is not 6 n + 4 with n >= 1, or there is no such activation.
 
     Example:
         >>> import jax.numpy as jnp
@@ -46,6 +56,7 @@ class WideResNet(nnx.Module):
         *,
         depth: int = 28,
         width: int = 10,
+        activation: Activation = "relu",
         normalization: Normalization | None = None,
         rngs: nnx.Rngs,
     ) -> None:
@@ -56,9 +67,10 @@ class WideResNet(nnx.Module):
         channels = input_shape[-1]
         if normalization is None and channels == 3:
             normalization = CIFAR10
-        self.normalization = normalization
-        options = {"kernel_init": _FAN_OUT, "rngs": rngs}
+        self.normalization, self.activation = normalization, activation
+        options: dict[str, Any] = {"kernel_init": _FAN_OUT, "rngs": rngs}
         self.stem = conv(channels, 16, 3, padding=1, use_bias=False, **options)
+        options["activation"] = activation
         features, blocks = 16, []
         for stage in range(3):
             for index in range((depth - 4) // 6):
@@ -79,4 +91,4 @@ class WideResNet(nnx.Module):
         x = self.stem(normalize(self.normalization, x))
         for block in self.blocks:
             x = block(x)
-        return self.output(jax.nn.relu(self.norm(x)).mean((1, 2)))
+        return self.output(activate(self.activation, self.norm(x)).mean((1, 2)))

@@ -17,10 +17,13 @@ MNIST, CIFAR, DIGITS = (28, 28, 1), (32, 32, 3), (8, 8, 1)
 # Options that make the networks small enough to be run here.
 TINY = {
     "small_resnet": {"width": 2},
+    "resnet18": {"width": 2},
     "preact_resnet18": {"width": 2},
     "wide_resnet28_10": {"depth": 10, "width": 1},
     "wide_resnet34_10": {"depth": 10, "width": 1},
 }
+
+RESIDUAL = ("small_resnet", "resnet18", "preact_resnet18", "wide_resnet28_10")
 
 
 def tiny(name, input_shape=DIGITS, **options):
@@ -72,6 +75,8 @@ def test_number_of_parameters_of_the_residual_networks():
     count = num_params("preact_resnet18", CIFAR, final_norm=False)
     assert count == 11_171_146
     assert num_params("preact_resnet18", CIFAR) == 11_171_146 + 2 * 512
+    # kuangliu/pytorch-cifar, ResNet-18: 11,173,962.
+    assert num_params("resnet18", CIFAR) == 11_173_962
     # Zagoruyko & Komodakis, table 4: 36.5 million; Madry's and TRADES' WRN-34-10 has
     # 46.2 million.
     assert num_params("wide_resnet28_10", CIFAR) == 36_479_194
@@ -103,11 +108,11 @@ def test_any_image_size(name, input_shape):
     assert out.shape == (2, 5)
 
 
-@pytest.mark.parametrize("name", ["small_resnet", "small_convnet"])
+@pytest.mark.parametrize("name", [*RESIDUAL, "small_convnet"])
 def test_an_activation_that_is_none(name):
     """Refused when the network is made, with the names that there are."""
     with pytest.raises(ValueError, match=r"'gelu'.*relu, silu"):
-        tiny(name, activation="gelu")
+        nnx.eval_shape(lambda: tiny(name, activation="gelu"))
 
 
 def test_the_seed_decides_the_weights():
@@ -175,7 +180,7 @@ def test_normalisation_is_inside_the_model():
 
 
 def test_residual_networks_know_the_statistics_of_cifar():
-    for name in ("preact_resnet18", "wide_resnet28_10"):
+    for name in RESIDUAL:
         assert (
             nnx.eval_shape(lambda name=name: tiny(name, CIFAR)).normalization
             == models.CIFAR10
@@ -183,40 +188,22 @@ def test_residual_networks_know_the_statistics_of_cifar():
         assert nnx.eval_shape(lambda name=name: tiny(name)).normalization is None
 
 
-def test_small_convnet_takes_pytorch_weights():
-    """The layout that its docstring describes gives PyTorch's network."""
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("name", RESIDUAL)
+def test_the_activation_is_an_argument(name):
+    """It is applied everywhere: without bends the logits are smooth in the pixels."""
+    x = np.random.default_rng(0).uniform(size=DIGITS).astype(np.float32)
+    model = models.logits_fn(filled(name, activation="silu"))
+    relu = models.logits_fn(filled(name, activation="relu"))
+    program = str(jax.make_jaxpr(lambda f, x: f(x[None]))(model, x))
+    assert "logistic" in program and "max" not in program
+    assert "logistic" not in str(jax.make_jaxpr(lambda f, x: f(x[None]))(relu, x))
 
-    def normal(*shape):
-        return jnp.asarray(0.3 * rng.normal(size=shape), jnp.float32)
 
-    torch = {
-        "conv1": normal(16, 1, 4, 4),
-        "conv2": normal(32, 16, 4, 4),
-        "dense": normal(100, 32 * 2 * 3),
-    }
-    x = normal(2, 1, 8, 12)
-
-    @jax.jit
-    def hidden_layers(x):
-        for name in ("conv1", "conv2"):
-            x = jax.nn.relu(
-                jax.lax.conv_general_dilated(x, torch[name], (2, 2), ((1, 1), (1, 1)))
-            )
-        return jax.nn.relu(x.reshape(2, -1) @ torch["dense"].T)
-
-    model = filled("small_convnet", (8, 12, 1))
-    for layer in (model.conv1, model.conv2, model.dense, model.output):
-        layer.bias[...] = jnp.zeros_like(layer.bias[...])
-    model.conv1.kernel[...] = torch["conv1"].transpose(2, 3, 1, 0)
-    model.conv2.kernel[...] = torch["conv2"].transpose(2, 3, 1, 0)
-    dense = torch["dense"].reshape(100, 32, 2, 3)
-    model.dense.kernel[...] = dense.transpose(2, 3, 1, 0).reshape(-1, 100)
-    expected = hidden_layers(x) @ model.output.kernel[...]
-    # Two programs for the same few hundred products per logit.
-    np.testing.assert_allclose(
-        nnx.jit(model)(x.transpose(0, 2, 3, 1)), expected, rtol=1e-4, atol=1e-5
-    )
+def test_statistics_by_their_names():
+    """As JSON holds them, in the metadata of a checkpoint."""
+    given = {"mean": [0.5], "std": [0.25]}
+    model = nnx.eval_shape(lambda: tiny("mlp", normalization=given))
+    assert model.normalization == models.Normalization((0.5,), (0.25,))
 
 
 def test_unknown_name():
