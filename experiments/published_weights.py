@@ -18,10 +18,8 @@ https://github.com/locuslab/fast_adversarial (directory MNIST):
 
 import dataclasses
 import pathlib
-from typing import Any, Literal
+from typing import Literal
 
-import jax.numpy as jnp
-import numpy as np
 import tyro
 from flax import nnx
 
@@ -69,23 +67,9 @@ def load_weights(path: pathlib.Path) -> nnx.Module:
             f"there is no file {path}: the first lines of experiments/published_weights.py "
             "say where the weights come from and how they become an .npz file"
         )
-    with np.load(path) as file:
-        arrays = dict(file)
-    names = {f"{n}.{kind}" for n in (0, 2, 5, 7) for kind in ("weight", "bias")}
-    if set(arrays) != names:
-        raise ValueError(f"{path} holds {sorted(arrays)}; needed are {sorted(names)}.")
+    state = jr.models.read_state_dict(path)
     shape = {"input_shape": (28, 28, 1), "num_classes": 10}
-    model: Any = jr.models.create("small_convnet", **shape, seed=0)
-    for layer, n in ((model.conv1, 0), (model.conv2, 2)):
-        layer.kernel[...] = jnp.asarray(arrays[f"{n}.weight"].transpose(2, 3, 1, 0))
-        layer.bias[...] = jnp.asarray(arrays[f"{n}.bias"])
-    # PyTorch flattens channels first, we last.
-    dense = arrays["5.weight"].reshape(100, 32, 7, 7).transpose(2, 3, 1, 0)
-    model.dense.kernel[...] = jnp.asarray(dense.reshape(-1, 100))
-    model.dense.bias[...] = jnp.asarray(arrays["5.bias"])
-    model.output.kernel[...] = jnp.asarray(arrays["7.weight"].T)
-    model.output.bias[...] = jnp.asarray(arrays["7.bias"])
-    return model
+    return jr.models.from_torch(state, "small_convnet", source=str(path), **shape)
 
 
 def main(config: Config) -> jr.Report:

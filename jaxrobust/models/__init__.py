@@ -1,4 +1,4 @@
-"""Small Flax NNX networks, and the adapter from a network to a pure function."""
+"""Flax NNX networks, weights for them, the adapter from a network to a pure function."""
 
 from jaxrobust.models.adapter import logits_fn as logits_fn
 from jaxrobust.models.convnet import MadryConvNet as MadryConvNet
@@ -13,4 +13,6 @@ from jaxrobust.models.registry import NAMES as NAMES
 from jaxrobust.models.registry import create as create
 from jaxrobust.models.resnet import ResNet18 as ResNet18
 from jaxrobust.models.small_resnet import SmallResNet as SmallResNet
+from jaxrobust.models.state_dict import read_state_dict as read_state_dict
+from jaxrobust.models.torch_weights import from_torch as from_torch
 from jaxrobust.models.wide_resnet import WideResNet as WideResNet

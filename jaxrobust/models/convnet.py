@@ -120,10 +120,8 @@ _MADRY_BIAS = nnx.initializers.constant(0.1)
 class SmallConvNet(nnx.Module):
     """The MNIST network of Wong et al.: two 4x4 convolutions with stride 2.
 
-    "Fast is better than free" (ICLR 2020), locuslab/fast_adversarial, MNIST. A PyTorch
-    kernel [O, I, H, W] becomes `conv.kernel` by `transpose(2, 3, 1, 0)`. PyTorch
-    flattens channels first, so its dense weight [100, C * H * W] becomes
-    `dense.kernel` by `reshape(100, C, H, W).transpose(2, 3, 1, 0).reshape(-1, 100)`.
+    "Fast is better than free" (ICLR 2020), locuslab/fast_adversarial, MNIST; published
+    weights by `from_torch`.
 
     Args:
         input_shape: shape of one image, (H, W, C), at least 4 pixels high and wide.

@@ -80,5 +80,5 @@ def test_published_weights_are_read(tmp_path):
 def test_other_weights_are_refused(tmp_path):
     """The message says what is needed."""
     np.savez(tmp_path / "other.npz", weight=np.zeros(3))
-    with pytest.raises(ValueError, match=r"holds \['weight'\]; needed are"):
+    with pytest.raises(ValueError, match=r"missing: 0.bias .* surplus: weight"):
         published_weights.load_weights(tmp_path / "other.npz")
