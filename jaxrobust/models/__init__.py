@@ -12,6 +12,10 @@ from jaxrobust.models.preact_resnet import PreActResNet18 as PreActResNet18
 from jaxrobust.models.registry import NAMES as NAMES
 from jaxrobust.models.registry import create as create
 from jaxrobust.models.resnet import ResNet18 as ResNet18
+from jaxrobust.models.shipped import SHIPPED as SHIPPED
+from jaxrobust.models.shipped import Card as Card
+from jaxrobust.models.shipped import card as card
+from jaxrobust.models.shipped import load as load
 from jaxrobust.models.small_resnet import SmallResNet as SmallResNet
 from jaxrobust.models.state_dict import read_state_dict as read_state_dict
 from jaxrobust.models.torch_weights import from_torch as from_torch
