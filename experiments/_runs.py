@@ -62,8 +62,11 @@ def _clear(out: pathlib.Path, state_file: pathlib.Path | None) -> None:
     if state_file is not None:
         state_file.unlink(missing_ok=True)
         return
-    for name in ("last", "best"):
-        for path in sorted(out.glob(f"*/{name}")):
-            storage.remove(path)
-    for report in out.glob("*/report*/report.json"):
-        shutil.rmtree(report.parent)
+    for level in ("", "*/"):
+        for name in ("last", "best"):
+            for path in sorted(out.glob(level + name)):
+                storage.remove(path)
+        for report in out.glob(f"{level}report*/report.json"):
+            shutil.rmtree(report.parent)
+        for state in out.glob(f"{level}state*.npz"):
+            state.unlink()

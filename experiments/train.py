@@ -9,6 +9,7 @@ Out       out/train/NAME: metrics.jsonl, the checkpoints `last` and `best`, resu
 """
 
 import dataclasses
+import json
 import pathlib
 import sys
 import time
@@ -62,6 +63,7 @@ def main(config: Config) -> dict[str, Any]:
     module = recipes.load(config.name)
     _check(config)
     settings = _common.config_of(config)
+    del settings["attacks"]  # more of them may come
     _runs.claim(config.directory, settings, restart=config.restart)
     provenance = _common.provenance()
     recipe = config.recipe
@@ -110,8 +112,15 @@ def _check(config: Config) -> None:
 
 
 def _attacked(config: Config, model, data, threat, name: str) -> dict[str, Any]:
-    """Return the summary of the report under one attack, and its seconds."""
-    begin = time.monotonic()
+    """Return the summary of the report under one attack, and what was measured how.
+
+    What an earlier call has finished is read.
+    """
+    out = config.directory / f"report_{name}"
+    summary = out / "summary.json"
+    if summary.is_file():
+        return json.loads(summary.read_text())
+    provenance, begin = _common.provenance(), time.monotonic()
     report = _training.evaluate(
         model,
         data,
@@ -120,8 +129,11 @@ def _attacked(config: Config, model, data, threat, name: str) -> dict[str, Any]:
         seed=config.seed + 1,
         state_file=config.directory / f"state_{name}.npz",
     )
-    report.save(config.directory / f"report_{name}", title=f"{config.name}, {name}")
-    return report.summary() | {"seconds": round(time.monotonic() - begin, 1)}
+    report.save(out, title=f"{config.name}, {name}")
+    seconds = round(time.monotonic() - begin, 1)
+    written = report.summary() | {"seconds": seconds, "provenance": provenance}
+    _common.write_json(summary, written)
+    return json.loads(summary.read_text())
 
 
 def _print(result: dict[str, Any]) -> None:
