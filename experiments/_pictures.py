@@ -57,6 +57,39 @@ def table_chart(
     return _save(figure, path, pictures)
 
 
+def pareto_chart(
+    result: dict[str, Any], path: pathlib.Path, pictures: Pictures
+) -> list[pathlib.Path]:
+    """Draw each method at its clean and robust accuracy; a line joins the best trades."""
+    with plt.rc_context(plotting.STYLE):
+        figure, ax = plt.subplots(figsize=(6, 4.5), layout="constrained")
+        points = {}
+        for method, row in result["rows"].items():
+            figures = row["accuracies"]
+            clean, robust = figures["clean"], figures[list(figures)[-1]]
+            points[method] = (100 * clean["mean"], 100 * robust["mean"])
+            spread = [[100 * (f["std"] or 0)] for f in (clean, robust)]
+            ax.errorbar(*points[method], spread[1], spread[0], fmt="o", ms=4, lw=0.8)
+            ax.annotate(
+                method,
+                points[method],
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=7,
+            )
+        front = [
+            p for p in points.values() if not any(_beats(q, p) for q in points.values())
+        ]
+        ax.plot(*zip(*sorted(front), strict=True), color="0.6", lw=1, zorder=0)
+        ax.set(xlabel="clean accuracy, %", ylabel=f"under {list(figures)[-1]}, %")
+    return _save(figure, path, pictures)
+
+
+def _beats(q: tuple[float, float], p: tuple[float, float]) -> bool:
+    """Return whether q is at least as good as p in both, and better in one."""
+    return q[0] >= p[0] and q[1] >= p[1] and q != p
+
+
 def chosen(y: np.ndarray, num: int = 3) -> list[int]:
     """Return the first example of each of the first `num` classes that occur."""
     first = np.unique(y, return_index=True)[1]
