@@ -15,11 +15,10 @@ from experiments._training import Recipe
 DATASET, EPS = "mnist", 0.3
 RECIPE = Recipe(
     model="small_convnet",
-    model_options={"width": 32, "num_hidden": 200},
-    num_epochs=20,
+    num_epochs=30,
     batch_size=100,
     optimizer="adam",
-    learning_rate=3e-3,
+    learning_rate=5e-3,
     ema_decay=0.999,
     num_validation=5000,
 )

@@ -29,12 +29,12 @@ def test_a_recipe_is_trained_attacked_and_resumed(tmp_path):
     assert again["history"] == result["history"]
     model, metadata = jr.training.load_checkpoint(tmp_path / "best")
     assert metadata["dataset"] == "digits" and model is not None
-    with pytest.raises(ValueError, match="other settings.*num_train was 300"):
+    with pytest.raises(ValueError, match=r"other settings.*num_train was 300"):
         run(tmp_path, "--num-train", "200")
 
 
 def test_an_unknown_recipe_or_attack_is_named(tmp_path):
-    with pytest.raises(ValueError, match="no recipe 'digits'.*digits_trades"):
+    with pytest.raises(ValueError, match=r"no recipe .digits..*digits_trades"):
         train.parse(["digits"])
     with pytest.raises(ValueError, match="choose from autoattack"):
         run(tmp_path, "--attacks", "autoatack")
