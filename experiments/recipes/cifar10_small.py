@@ -26,7 +26,7 @@ RECIPE = Recipe(
 )
 
 
-def objective(threat: jr.Threat, num_steps: int) -> jr.training.Objective:
+def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:
     """Return adversarial training at the points of N-FGSM, with smooth labels."""
     del num_steps
     loss = jr.training.label_smoothing(0.1)

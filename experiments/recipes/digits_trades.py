@@ -23,7 +23,7 @@ RECIPE = Recipe(
 )
 
 
-def objective(threat: jr.Threat, num_steps: int) -> jr.training.Objective:
+def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:
     """Return TRADES; eps grows over the first half of the run, small networks need it."""
     attack = jr.PGD(
         num_steps=10, rel_step_size=0.25, keep_best=False, loss=jr.losses.kl

@@ -24,7 +24,7 @@ RECIPE = Recipe(
 )
 
 
-def objective(threat: jr.Threat, num_steps: int) -> jr.training.Objective:
+def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:
     """Return PGD training; eps grows over the first half of the run."""
     attack = jr.PGD(num_steps=10, rel_step_size=0.25, keep_best=False)
     schedule = optax.schedules.linear_schedule(0.0, 1.1, num_steps // 2)
