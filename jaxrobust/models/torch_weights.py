@@ -95,9 +95,8 @@ def _network(model: Any, shape: tuple, num_classes: int | None, kwargs: dict) ->
         options: dict[str, Any] = {"input_shape": shape, "num_classes": num_classes}
         network: Any = nnx.eval_shape(lambda: create(model, **options, **kwargs))
         if not isinstance(network, Linear) and kwargs.get("normalization") is None:
-            network.normalization = (
-                None  # raw pixels, also where CIFAR-10's are default
-            )
+            # Raw pixels, also where a new network takes CIFAR-10's statistics.
+            network.normalization = None
         return network
     if type(model) not in _TABLES:
         known = ", ".join(table.__name__ for table in _TABLES)

@@ -54,6 +54,7 @@ TINY |= {"wide_resnet28_10": {"depth": 10, "width": 1}, "small_resnet": {"width"
 TINY |= {"wide_resnet34_10": {"depth": 16, "width": 1}}
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("name", models.NAMES)
 def test_every_network_has_a_table(name):
     """All arrays are filled, each from an array of its own."""
@@ -393,13 +394,19 @@ def twin(name):
     ("name", "model", "options"),
     [
         ("preact_resnet18", "preact_resnet18", {"width": 4}),
-        (
+        pytest.param(
             "raw shortcut",
             "preact_resnet18",
             {"width": 4, "final_norm": False, "activated_shortcut": False},
+            marks=pytest.mark.slow,
         ),
-        ("resnet18", "resnet18", {"width": 4}),
-        ("wide_resnet28_10", "wide_resnet28_10", {"depth": 16, "width": 2}),
+        pytest.param("resnet18", "resnet18", {"width": 4}, marks=pytest.mark.slow),
+        pytest.param(
+            "wide_resnet28_10",
+            "wide_resnet28_10",
+            {"depth": 16, "width": 2},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_logits_are_those_of_torch(name, model, options):
