@@ -18,8 +18,7 @@ LECTURE = {
 # What a failed part usually means; printed as a reading, not as a finding.
 WHY_NOT = {
     "FGSM training looks best": "label leaking and collapse need a model that learns to "
-    "recognise the images of FGSM; it did not get there on this data, with this eps "
-    "warm-up and with the epoch chosen on held-out images",
+    "recognise the images of FGSM; this one did not get there on this data",
     "Natural accuracy falls": "on easy data there is little accuracy to give up, and "
     "training on attacked images regularises",
 }
