@@ -194,7 +194,30 @@ def _evaluate(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _train(result: dict[str, Any]) -> str:
+    config, reports = result["config"], result["reports"]
+
+    def row(name: str, report: dict[str, Any], kind: str) -> str:
+        low, high = (100 * bound for bound in report[f"{kind}_interval"])
+        accuracy = 100 * report[f"{kind}_accuracy"]
+        return f"| {name} | {accuracy:.2f} [{low:.2f}, {high:.2f}] |"
+
+    any_report = next(iter(reports.values()))
+    lines = [
+        f"`{result['recipe']}`: {config['dataset']}, {result['threat']}, "
+        f"{any_report['num_examples']:,} test images, 95% Wilson intervals, seed "
+        f"{config['seed']}; trained in {round(result['train_seconds'] / 60)} minutes.",
+        "",
+        "| accuracy in % | |",
+        "|---|---|",
+        row("clean", any_report, "clean"),
+        *(row(f"under {name}", report, "robust") for name, report in reports.items()),
+    ]
+    return "\n".join(lines)
+
+
 _TABLES = {
+    "train": _train,
     "evaluate": _evaluate,
     "robustness_table": _robustness_table,
     "mnist_fgsm": _mnist_fgsm,

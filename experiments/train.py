@@ -95,6 +95,7 @@ def main(config: Config) -> dict[str, Any]:
         "best_epoch": result.best_epoch,
         "train_seconds": seconds,
         "reports": reports,
+        "seconds": round(seconds + sum(r["seconds"] for r in reports.values()), 1),
         **provenance,
     }
     _common.write_json(config.directory / "result.json", written)
