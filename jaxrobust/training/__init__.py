@@ -17,6 +17,7 @@ from jaxrobust.training.ikl import ikl
 from jaxrobust.training.inner import NFGSM, RandomTargets
 from jaxrobust.training.mart import mart
 from jaxrobust.training.mixture import mixture
+from jaxrobust.training.monitor import CollapseWarning, Monitor
 from jaxrobust.training.objectives import Objective
 from jaxrobust.training.several import average_of, one_of, worst_of
 from jaxrobust.training.smoothing import label_smoothing
@@ -36,8 +37,10 @@ __all__ = [
     "AWP",
     "NFGSM",
     "SAM",
+    "CollapseWarning",
     "FitResult",
     "FreeState",
+    "Monitor",
     "Objective",
     "RandomTargets",
     "adversarial",

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxrobust import training
 from jaxrobust._core import checks as _host_checks
 from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
+from jaxrobust.training.monitor import Monitor
 
 
 def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
@@ -20,13 +21,7 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
             "another framework write the loop with the objective and optax, see "
             "notebooks/10_your_own_model."
         )
-    factories = (getattr(training, name) for name in training.__all__)
-    is_factory = any(objective is factory for factory in factories)
-    if is_factory or not callable(objective) or isinstance(objective, Attack):
-        raise TypeError(
-            f"objective={objective!r} is not an objective: pass jr.training.standard() or "
-            "jr.training.adversarial(attack, threat)."
-        )
+    check_objective(objective, "objective")
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise TypeError(
             f"optimizer={optimizer!r} is not an optimiser of optax: pass one such as "
@@ -34,46 +29,80 @@ def check_parts(model: Any, objective: Any, optimizer: Any) -> None:
         )
 
 
+def check_objective(objective: Any, name: str) -> None:
+    """Raise where something else was passed as an objective."""
+    factories = (getattr(training, name) for name in training.__all__)
+    is_factory = any(objective is factory for factory in factories)
+    if is_factory or not callable(objective) or isinstance(objective, Attack):
+        raise TypeError(
+            f"{name}={objective!r} is not an objective: pass jr.training.standard() or "
+            "jr.training.adversarial(attack, threat)."
+        )
+
+
 def check_options(
     num_examples: int,
-    num_epochs: int,
-    batch_size: int,
-    checkpoint_every: int | None,
+    batch_size: int | None,
     ema_decay: float | None,
     attacked_mode: str,
-    key: Any,
-) -> jax.Array:
-    """Check the ranges of the options, and return a typed key."""
+) -> int:
+    """Check the ranges of what a step needs to know; return the size of a batch."""
+    if batch_size is None:
+        raise TypeError("batch_size is missing: give the number of examples of a step.")
     if not 1 <= batch_size <= num_examples:
         raise ValueError(
             f"batch_size is {batch_size}; it must lie between 1 and the number of "
             f"training examples, {num_examples}."
         )
-    if num_epochs < 1:
-        raise ValueError(f"num_epochs is {num_epochs}; at least 1 is needed.")
     if ema_decay is not None and not 0 < ema_decay < 1:
         raise ValueError(
             f"ema_decay is {ema_decay}; it must lie in (0, 1), or be None."
         )
     if attacked_mode not in ("eval", "train"):
         raise ValueError(f'attacked_mode is {attacked_mode!r}; use "eval" or "train".')
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise ValueError(
-            f"checkpoint_every is {checkpoint_every}; give a number of steps, at least "
-            "1, or None for one epoch."
-        )
+    return batch_size
+
+
+def check_one_key(key: Any) -> jax.Array:
+    """Return a typed key."""
     typed = _host_checks.check_key(key)
     if typed is None or typed.shape:
         raise TypeError(f"key={key!r} is not one PRNG key: pass jax.random.key(seed).")
     return typed
 
 
-def check_steps_per_call(steps: int | None) -> None:
-    """Check the number of steps in one call."""
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
+def check_counts(num_epochs: int, **steps: int | None) -> None:
+    """Check the number of epochs, and numbers of steps that may be None."""
+    if num_epochs < 1:
+        raise ValueError(f"num_epochs is {num_epochs}; at least 1 is needed.")
+    for name, value in steps.items():
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(
+                f"{name} is {value!r}; give a whole number of steps, at least 1, or None."
+            )
+
+
+def check_monitor(monitor: Any, threat: Any) -> Any:
+    """Return the threat of a monitor, that of the objective by default."""
+    if monitor.threat is not None:
+        return monitor.threat
+    if threat is None or type(threat) is tuple:
         raise ValueError(
-            f"steps_per_call is {steps!r}; give a whole number of at least 1, or None."
+            f"the monitor needs one threat, and the objective has {threat!r}: give "
+            "Monitor(threat=...), such as jr.Linf(8 / 255)."
         )
+    return threat
+
+
+def check_is_monitor(monitor: Any) -> None:
+    """Check what is to watch the training."""
+    if monitor is not None and not isinstance(monitor, Monitor):
+        raise TypeError(
+            f"monitor={monitor!r} is not a monitor: pass jr.training.Monitor(), its "
+            "attacks and numbers are arguments of that."
+        )
+    if monitor is not None and monitor.then is not None:
+        check_objective(monitor.then, "Monitor(then=)")
 
 
 def check_validation(validation: Any, attack: Any, threat: Any) -> None:
@@ -87,9 +116,18 @@ def check_validation(validation: Any, attack: Any, threat: Any) -> None:
         check_takes_labels(as_attack(attack), "validation_attack")
 
 
-def check_steps(done: int, num_steps: int) -> None:
+def check_batch_size(batch_size: int | None, given: int) -> None:
+    """Check that batches have the size that was said."""
+    if batch_size not in (None, given):
+        raise ValueError(
+            f"batch_size is {batch_size}, and the first batch has {given} examples: the "
+            "size is that of the batches, leave batch_size away."
+        )
+
+
+def check_steps(done: int, num_steps: int | None) -> None:
     """Check that a resumed run is not beyond its end."""
-    if done > num_steps:
+    if num_steps is not None and done > num_steps:
         raise ValueError(
             f"the run in `out` has done {done} steps, more than the {num_steps} of "
             "num_epochs. Give at least as many epochs, another out, or resume=False."

@@ -50,7 +50,8 @@ def _to_inputs(name: str, x: Any) -> jax.Array:
         raise TypeError(
             f"{name} is a {kind}; fit draws its batches itself, and needs all inputs as "
             "one array [N, ...] and all labels as one array [N]. From batches: "
-            "x, y = (np.concatenate(parts) for parts in zip(*batches))."
+            "x, y = (np.concatenate(parts) for parts in zip(*batches)). Training data "
+            "that do not fit on the device are given as batches alone, without y."
         )
     x = jnp.asarray(x)
     if not x.ndim:
@@ -143,7 +144,7 @@ def check_threat_shapes(owner: str, threat: Any, shape: tuple[int, ...]) -> None
         )
 
 
-def _known(threat: Any) -> Any:
+def known(threat: Any) -> Any:
     """Return a threat; of a number, which a plain function may take, nothing is known."""
     is_known = threat is not None and not isinstance(threat, int | float)
     return threat_rows.as_threat(threat) if is_known else None
@@ -158,23 +159,27 @@ def check_all(
     batch_size: int,
     scale: float,
     augment: Callable | None,
-) -> None:
-    """Check data, model and the threats of objective and validation with each other."""
+) -> int:
+    """Check data, model and the threats of objective and validation with each other.
+
+    Returns the number of classes.
+    """
     (x, y), (trained, scored) = data, threats
-    shape = check_model(logits_fn, x[:batch_size], y, validation, augment)
-    trained = [*map(_known, trained if type(trained) is tuple else (trained,))]
+    shape, num_classes = check_model(logits_fn, x[:batch_size], y, validation, augment)
+    trained = [*map(known, trained if type(trained) is tuple else (trained,))]
     for threat in trained:
         check_threat_shapes("the objective's threat", threat, shape)
     check_range("x", x, scale, trained)
-    scored = _known(scored)
+    scored = known(scored)
     if validation is not None:
         check_threat_shapes("threat", scored, validation[0].shape[1:])
         check_range("validation", validation[0], scale, [scored])
+    return num_classes
 
 
 def check_model(
     logits_fn: Callable, x: jax.Array, y: jax.Array, validation: Any, augment: Any
-) -> tuple[int, ...]:
+) -> tuple[tuple[int, ...], int]:
     """Check what the model returns, and that all labels are its classes.
 
     For every objective: `fit` trains classifiers, and JAX takes a label of -1 or one too
@@ -188,16 +193,16 @@ def check_model(
       augment: What is done to a batch before, or None.
 
     Returns:
-      The shape of an example as the objective sees it.
+      The shape of an example as the objective sees it, and the number of classes.
     """
     shape = _augmented_shape(augment, x)
-    _check_labels(logits_fn, shape, y)
+    num_classes = _check_labels(logits_fn, shape, y)
     if validation is not None:
         _check_labels(logits_fn, (len(x), *validation[0].shape[1:]), validation[1])
-    return shape[1:]
+    return shape[1:], num_classes
 
 
-def _check_labels(logits_fn: Callable, shape: tuple[int, ...], y: jax.Array) -> None:
+def _check_labels(logits_fn: Callable, shape: tuple[int, ...], y: jax.Array) -> int:
     batch = jax.ShapeDtypeStruct(shape, jnp.float32)
     try:
         with model_checks.explain_model_errors(batch):
@@ -221,6 +226,7 @@ def _check_labels(logits_fn: Callable, shape: tuple[int, ...], y: jax.Array) -> 
         )
         raise
     label_checks.check_range(y, logits.shape[1])
+    return logits.shape[1]
 
 
 def _augmented_shape(augment: Callable | None, x: jax.Array) -> tuple[int, ...]:

@@ -6,33 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from jaxrobust._core import cpu, processes
-from jaxrobust._core.placing import Placing
 from jaxrobust._cpu.convolution import is_slow_in_loops
-from jaxrobust.training import _checks, _data_checks
-from jaxrobust.training.epochs import Epochs
+from jaxrobust.training import _checks
+from jaxrobust.training.epochs import Epochs, Stepper
 from jaxrobust.training.metrics import FiniteCheck
-from jaxrobust.training.objectives import as_objective
-from jaxrobust.training.run import Run, RunDirectory
-from jaxrobust.training.step import (
-    TrainState,
-    Weights,
-    copy_tree,
-    epoch_order,
-    logits_fn,
-    make_count,
-    make_train_step,
-    make_train_steps,
-    merge_eval,
-    split_model,
-    validate,
-    value_and_grad,
-)
-from jaxrobust.training.updates import optimizer_program
+from jaxrobust.training.monitor import Monitor
+from jaxrobust.training.run import RunDirectory
+from jaxrobust.training.step import make_train_steps, value_and_grad
+from jaxrobust.training.trainer import Trainer
 from jaxrobust.types import Attack, Gradient, Objective, Threat
 
 
@@ -45,7 +30,8 @@ class FitResult:
       best: the model of the epoch with the best validation accuracy: robust where
           there is an attack, else clean. Equal to `last` without validation.
       history: one dict per epoch: epoch, step, seconds, train_loss, train_accuracy,
-          train_grad_norm and others of the objective, val_clean, val_robust.
+          train_grad_norm and others of the objective, val_clean, val_robust, and what a
+          monitor adds.
       best_epoch: the epoch of `best`, from 1.
 
     Example:
@@ -69,17 +55,18 @@ def fit(
     model: nnx.Module,
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    x: jax.typing.ArrayLike,
-    y: jax.typing.ArrayLike,
+    x: Any,
+    y: jax.typing.ArrayLike | None = None,
     *,
     num_epochs: int,
-    batch_size: int,
+    batch_size: int | None = None,
     key: jax.Array,
     gradient: Gradient = value_and_grad,
     validation: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike] | None = None,
     validation_attack: Attack | None = None,
     threat: Threat | None = None,
     validation_batch_size: int | None = None,
+    monitor: Monitor | None = None,
     augment: Callable[..., jax.Array] | None = None,
     scale: float | None = None,
     attacked_mode: str = "eval",
@@ -122,11 +109,18 @@ def fit(
       optimizer: the optimiser. Those that need the loss or its function get them
           (`optax.contrib.reduce_on_plateau`, Polyak steps, `optax.lbfgs`): that of the
           same batch, attacked anew at each evaluation.
-      x: inputs `[N, ...]`, uint8 or float, kept on the device.
+      x: inputs `[N, ...]`, uint8 or float, kept on the device. Or, without `y`, batches
+          `(x, y)` for data that do not fit there: an iterable that is begun anew in each
+          epoch (a list, a loader of torch, grain or tf.data), or a function from the number
+          of the epoch, from 0, to one; all of one shape. An epoch is `len` of it, or as
+          long as the first one. A run that is resumed draws the batches of its epoch that
+          were used and drops them: that is exact where an epoch's batches are the same
+          whenever it is begun, as those of a function of the epoch are, and those of a
+          loader that shuffles by a state of its own are not.
       y: labels `[N]`, integers in 0..C-1.
       num_epochs: passes over the data, in all.
-      batch_size: examples per step. The permutation's last N mod batch_size examples
-          of an epoch are left out of it.
+      batch_size: examples per step, those of the batches where these are given. The
+          permutation's last N mod batch_size examples of an epoch are left out of it.
       key: PRNG key: permutations, augmentation, attacks.
       gradient: `(loss_fn, params) -> ((loss, aux), grads)`, where the attack of the step
           has been crafted and is held fixed; by default `jax.value_and_grad`. Methods
@@ -135,6 +129,7 @@ def fit(
       validation_attack: the attack for the robust accuracy on `validation`.
       threat: the threat of `validation_attack`.
       validation_batch_size: by default `batch_size`.
+      monitor: what watches for catastrophic overfitting, `jr.training.Monitor()`.
       augment: `augment(key, x) -> x` on a batch as it is stored, inside the step, for
           example `jaxrobust.data.pad_crop_flip`.
       scale: what the stored inputs are divided by; by default 255 for uint8 and 1
@@ -161,6 +156,9 @@ def fit(
     Returns:
       The last and the best model and the history.
 
+    Warns:
+      CollapseWarning: at once where the monitor sees catastrophic overfitting.
+
     Raises:
       FloatingPointError: where the loss, the gradient or the weights are not finite; a
           checkpoint is written only where they are.
@@ -183,110 +181,70 @@ def fit(
       >>> result.last(x).argmax(-1).tolist()
       [0, 0, 1, 1]
     """
-    _checks.check_parts(model, objective, optimizer)
-    nested = as_objective(objective)
-    x, y, validation = _data_checks.check_data(x, y, validation)
-    key = _checks.check_options(
-        len(x), num_epochs, batch_size, checkpoint_every, ema_decay, attacked_mode, key
+    _checks.check_counts(
+        num_epochs, checkpoint_every=checkpoint_every, steps_per_call=steps_per_call
     )
-    steps_per_epoch = len(x) // batch_size
-    _checks.check_steps_per_call(steps_per_call)
-    _checks.check_validation(validation, validation_attack, threat)
-    _checks.check_mesh(mesh, batch_size)
-    processes.check_path("out", out or None, mesh)
-    scale = _data_checks.to_scale(x, scale)
-    options = dict(
+    _checks.check_is_monitor(monitor)
+    trainer = Trainer(
+        model,
+        objective,
+        optimizer,
+        (x, y),
         batch_size=batch_size,
+        key=key,
+        validation=validation,
+        threat=threat,
+        then=monitor.then if monitor else None,
+        mesh=mesh,
         scale=scale,
         augment=augment,
+        gradient=gradient,
         attacked_mode=attacked_mode,
         ema_decay=ema_decay,
     )
-    settings = dict(
-        key=key,
-        data=(x, y),
-        objective=objective,
-        validation=validation,
-        validation_attack=validation_attack,
-        threat=threat,
-        **options,
-    )
-    views, weights = split_model(model)
-    _data_checks.check_all(
-        logits_fn(views.eval, weights),
-        (x, y),
-        validation,
-        threats=(nested.threat, threat),
-        batch_size=batch_size,
-        scale=scale,
-        augment=augment,
-    )
-    placing = Placing(mesh)
-    directory = RunDirectory(out, settings, metadata or {}, placing) if out else None
-    train_step = make_train_step(
-        views, nested, optimizer, gradient=gradient, placing=placing, **options
-    )
-    validation_batch_size = validation_batch_size or batch_size
-    count = make_count(
-        views,
-        validation,
-        attack=validation_attack,
-        threat=threat,
-        batch_size=validation_batch_size,
-        scale=scale,
-    )
-    x, y, validation, (order_key, step_key, scoring_key) = placing.replicate(
-        (x, y, validation, tuple(jax.random.split(key, 3)))
-    )
-    run = _first_run(weights, optimizer, ema_decay)
-    run.state, run.best = placing.replicate((run.state, run.best))
-    order = epoch_order(order_key, 0, len(x))
-    step_inputs = run.state, x, y, order, step_key
-    jax.eval_shape(train_step, *step_inputs)  # errors show before anything is written
+    trainer.feed.check_epochs(num_epochs)
+    _checks.check_validation(validation, validation_attack, threat)
+    processes.check_path("out", out or None, mesh)
+    scores = trainer.scores(validation_attack, threat, validation_batch_size)
+    watch = trainer.watch(monitor, validation_batch_size)
+    directory = None
+    if out:
+        settings = trainer.settings | dict(
+            validation_attack=validation_attack, threat=threat
+        )
+        settings |= dict(monitor=monitor) if monitor else {}
+        directory = RunDirectory(out, settings, metadata or {}, trainer.placing)
+    run = trainer.first_run()
+    steps, inputs = trainer.train_steps(), trainer.step_inputs(run)
+    for step in steps:  # errors show before anything is written
+        jax.eval_shape(step, *inputs)
     check_finite = FiniteCheck(run.state)
     if directory:
-        programs: dict[str, tuple] = {
-            "optimizer": (optimizer_program(optimizer), weights.params)
-        }
-        if augment is not None:
-            programs["augmentation"] = (augment, step_key, x[:batch_size])
-        programs["training step"] = (train_step, *step_inputs)
-        if count is not None:
-            programs["validation"] = (count, weights, *validation, scoring_key, 0)
+        programs = trainer.programs(steps, run)
+        programs |= {"validation": scores.program(run.best)} if scores else {}
+        programs |= watch.programs(run.best) if watch else {}
         run = directory.begin(run, programs, resume=resume)
-        run.state, run.best = placing.replicate((run.state, run.best))
-    if run.step == num_epochs * steps_per_epoch:
+        run.state, run.best = trainer.placing.replicate((run.state, run.best))
+    if watch:
+        watch.begin(run)
+    if run.epoch == num_epochs:
         steps_per_call = 1  # there is nothing left to do
     elif steps_per_call is None:
-        is_slow = is_slow_in_loops(train_step, *step_inputs)
+        is_slow = is_slow_in_loops(steps[0], *inputs)
         steps_per_call = 1 if is_slow else cpu.steps_per_call()
-    steps_per_call = min(steps_per_call, steps_per_epoch)
-    train_steps = make_train_steps(train_step, steps_per_call)
+    most = min(steps_per_call, trainer.most_steps)
     Epochs(
-        train_steps=lambda state, order, num: train_steps(
-            state, x, y, order, step_key, num
+        Stepper(
+            trainer.feed,
+            [make_train_steps(step, most) for step in steps],
+            trainer.step_key,
+            most,
         ),
-        validate=lambda weights: validate(
-            count, validation, weights, scoring_key, validation_batch_size
-        ),
-        order_of=lambda epoch: epoch_order(order_key, epoch, len(x)),
+        validate=lambda weights: scores(weights) if scores else {},
         check_finite=check_finite,
+        watch=watch,
         num_epochs=num_epochs,
-        steps_per_epoch=steps_per_epoch,
-        steps_per_call=steps_per_call,
-    ).run(run, directory, checkpoint_every, progress)
-    last, best = (merge_eval(views, w) for w in (run.state.evaluated, run.best))
+        checkpoint_every=checkpoint_every,
+    ).run(run, directory, progress)
+    last, best = (trainer.model(w) for w in (run.state.evaluated, run.best))
     return FitResult(last, best, run.history, run.best_epoch)
-
-
-def _first_run(
-    weights: Weights, optimizer: optax.GradientTransformation, ema_decay: float | None
-) -> Run:
-    state = TrainState(
-        step=jnp.int32(0),
-        weights=weights,
-        # A copy, as some optimisers keep the parameters themselves in their state.
-        opt_state=copy_tree(optimizer.init(weights.params)),
-        ema=None if ema_decay is None else copy_tree(weights),
-    )
-    return Run(state, best=copy_tree(weights))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jaxrobust._core.progress import ProgressDisplay
+from jaxrobust.training.monitor import Check
 
 # What the line of an epoch shows: name in the history, name on the line.
 _SHOWN = {
@@ -22,14 +23,20 @@ class ProgressBar(ProgressDisplay):
     The lines stay, the bar goes when it has ended.
     """
 
-    def __init__(self, total: int, completed: int, *, is_shown: bool):
-        """Prepare a bar of `total` steps, of which `completed` are done."""
+    def __init__(self, total: int | None, completed: int, *, is_shown: bool):
+        """Prepare a bar of `total` steps, if known, of which `completed` are done."""
         super().__init__(is_shown=is_shown, stays=False)
         self._task = self._bar.add_task(
             "training", total=total, completed=completed, text=""
         )
         self._total, self._completed = total, completed
         self._begin = time.monotonic()
+
+    def know(self, total: int | None) -> None:
+        """Take the number of steps, which the first epoch may have told."""
+        if total != self._total:
+            self._total = total
+            self._bar.update(self._task, total=total)
 
     def update(self, step: int, epoch: str, latest: Mapping[str, float]) -> None:
         """Show the number of steps done and the newest metrics."""
@@ -48,7 +55,15 @@ class ProgressBar(ProgressDisplay):
         texts += [f"{line['seconds']:.1f} s", f"{self._time_left(line['step'])} left"]
         self._say("  ".join(texts))
 
+    def say_collapsed(self, step: int, check: Check, back: int | None) -> None:
+        """Print the line of a collapse, and the step that training goes back to."""
+        texts = [f"collapsed at step {step}"]
+        texts += [f"{n} {value:.4f}" for n, value in check._asdict().items()]
+        texts += [] if back is None else [f"back to step {back}"]
+        self._say("  ".join(texts))
+
     def _time_left(self, step: int) -> str:
         """Return the time for the steps to come, at the pace of this session."""
+        assert self._total is not None  # an epoch is over
         pace = (time.monotonic() - self._begin) / max(step - self._completed, 1)
         return str(datetime.timedelta(seconds=round(pace * (self._total - step))))

@@ -1,6 +1,5 @@
-"""A training run in memory and in its output directory, made to be interrupted."""
+"""The output directory of a training run, made to be interrupted."""
 
-import dataclasses
 import json
 import os
 import re
@@ -19,47 +18,7 @@ from jaxrobust._core.program_digest import HostCallError, program_digest
 from jaxrobust._core.versions import versions
 from jaxrobust.training import interrupts, storage
 from jaxrobust.training.checkpoint import prepare_out, to_json
-from jaxrobust.training.metrics import EpochMeans
-from jaxrobust.training.step import TrainState, Weights, copy_tree
-
-# What a checkpoint keeps of a run besides the arrays and the running means.
-_HOST_FIELDS = ("best_value", "best_epoch", "step", "seconds", "history")
-
-
-@dataclasses.dataclass
-class Run:
-    """Where a run stands between two steps.
-
-    Attributes:
-      state: the training state; its buffers are donated to the next step.
-      best: the best weights so far.
-      best_value: their validation accuracy.
-      best_epoch: the epoch that they are of, from 1; 0 before the first.
-      step: optimiser steps done, on the host.
-      seconds: wall-clock time spent, earlier sessions included.
-      means: sums of the running epoch.
-      history: one dict per finished epoch.
-    """
-
-    state: TrainState
-    best: Weights
-    best_value: float = -1.0
-    best_epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
-    means: EpochMeans = dataclasses.field(default_factory=EpochMeans)
-    history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-    def end_epoch(self, scores: dict[str, float], seconds: float) -> None:
-        """Add the epoch to the history and keep its weights where they are best."""
-        epoch = len(self.history) + 1
-        line = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 3)}
-        self.history.append(line | self.means.means() | scores)
-        # Without validation every epoch is better than the one before.
-        value = scores.get("val_robust", scores.get("val_clean", self.best_value))
-        if value > self.best_value or not scores:
-            self.best = copy_tree(self.state.evaluated)
-            self.best_value, self.best_epoch = value, epoch
+from jaxrobust.training.running import Run, arrays_of, facts_of, to_run
 
 
 class RunDirectory:
@@ -116,14 +75,14 @@ class RunDirectory:
             return run
         saved, arrays = read
         self.saved_step = saved["step"]
-        template = {"state": run.state, "best": run.best}
+        template = arrays_of(run)
+        if saved["sound"]:
+            template["sound"] = arrays_of(run)
         trees = storage.from_arrays(last, template, arrays)
-        return Run(
-            state=trees["state"],
-            best=trees["best"],
-            means=EpochMeans(**saved["means"]),
-            **{name: saved[name] for name in _HOST_FIELDS},
-        )
+        run = to_run(saved, trees)
+        if saved["sound"]:
+            run.sound = to_run(saved["sound"], trees["sound"])
+        return run
 
     def _read(
         self, last: Path, run: Run
@@ -155,6 +114,11 @@ class RunDirectory:
 
         processes.first(write, f"writing {metrics}")
 
+    def set_back(self, run: Run) -> None:
+        """Forget the epochs after the one that the run has been set back to."""
+        self._saved_best_epoch = None  # another one may get its number
+        self.start(run)
+
     def clear(self) -> None:
         """Remove an earlier run."""
         for name in ("last", "best"):
@@ -173,6 +137,7 @@ class RunDirectory:
 
     def save(self, run: Run) -> None:
         """Write both checkpoints; `last`, being written last, is what counts."""
+        sound = run.sound
         with interrupts.uninterrupted():
             if run.best_epoch and self._saved_best_epoch != run.best_epoch:
                 self._write("best", run.best, run.history[run.best_epoch - 1])
@@ -181,13 +146,14 @@ class RunDirectory:
                 "last",
                 run.state.evaluated,
                 run.history[-1] if run.history else {},
-                training={"state": run.state, "best": run.best},
+                training=arrays_of(run)
+                | ({"sound": arrays_of(sound)} if sound else {}),
                 run={
                     "settings": self._settings,
                     "programs": self._programs,
                     "platform": jax.default_backend(),
-                    "means": {"sums": run.means.sums, "count": run.means.count},
-                    **{name: getattr(run, name) for name in _HOST_FIELDS},
+                    "sound": facts_of(sound) if sound else None,
+                    **facts_of(run),
                 },
             )
             self.saved_step = run.step
@@ -254,6 +220,10 @@ _MEANING = {
     "augmentation": "`augment` computes something else",
     "training step": "the objective (its attack, threat, loss or a schedule) or the "
     "model computes something else",
+    "training step after a collapse": "the objective `then` of the monitor or the model "
+    "computes something else",
+    "monitor (fast)": "the monitor's fast attack, its threat or the model is another",
+    "monitor (strong)": "the monitor's attack, its threat or the model is another",
     "validation": "the validation attack, its threat or the model computes something "
     "else",
 }

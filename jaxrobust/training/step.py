@@ -1,6 +1,6 @@
-"""The two jitted functions of training: one optimiser step, one validation pass.
+"""The jitted function of training: one optimiser step.
 
-Both are pure: a Flax NNX module enters as a graph definition (static) and plain
+It is pure: a Flax NNX module enters as a graph definition (static) and plain
 arrays, and is merged again inside, so that nothing is mutated outside the step.
 """
 
@@ -14,13 +14,12 @@ import optax
 from flax import nnx
 from jax.tree_util import Partial
 
-from jaxrobust._core import predictions
 from jaxrobust._core.placing import Placing
 from jaxrobust._cpu.convolution import fast_convolutions
 from jaxrobust.training import _checks
 from jaxrobust.training.objectives import Objective
 from jaxrobust.training.updates import update
-from jaxrobust.types import Attack, Gradient, LogitsFn, Threat
+from jaxrobust.types import Gradient, LogitsFn
 
 
 class Views(NamedTuple):
@@ -100,11 +99,6 @@ def to_unit(x: jax.Array, scale: float) -> jax.Array:
     return x.astype(jnp.float32) / scale
 
 
-def epoch_order(key: jax.Array, epoch: int, num_examples: int) -> jax.Array:
-    """Return the order of the examples in an epoch, `[num_examples]`."""
-    return jax.random.permutation(jax.random.fold_in(key, epoch), num_examples)
-
-
 def moving_average(old: Weights, new: Weights, step: jax.Array, decay: float):
     """Average the floating-point arrays; counters and keys are taken over.
 
@@ -141,9 +135,11 @@ def make_train_step(
         augment_key, objective_key = jax.random.split(
             jax.random.fold_in(key, state.step)
         )
-        start = state.step % (len(order) // batch_size) * batch_size
-        index = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
-        x, y = placing.constrain((x[index], y[index]))
+        if order is not None:  # else they are the batch
+            start = state.step % (len(order) // batch_size) * batch_size
+            index = jax.lax.dynamic_slice_in_dim(order, start, batch_size)
+            x, y = x[index], y[index]
+        x, y = placing.constrain((x, y))
         if augment is not None:
             x = augment(augment_key, x)
         x = to_unit(x, scale)
@@ -206,60 +202,3 @@ def make_train_steps(train_step: Callable, most: int) -> Callable:
         return jax.lax.fori_loop(0, num_steps, step, (state, log))
 
     return train_steps
-
-
-def make_count(
-    views: Views,
-    validation: tuple[jax.Array, jax.Array] | None,
-    *,
-    attack: Attack | None,
-    threat: Threat | None,
-    batch_size: int,
-    scale: float,
-) -> Callable[..., dict[str, jax.Array]] | None:
-    """Return the jitted (weights, x, y, key, start) -> numbers of correct examples.
-
-    They are counted in the batch that begins at `start`. An example counts as robust where
-    the clean and the attacked input are both classified correctly. Each example has its
-    own key, the same at every call. The last batch repeats the last example and does not
-    count it again. None where there is nothing to count.
-    """
-    if validation is None:
-        return None
-    num_examples = len(validation[0])
-    batch_size = min(batch_size, num_examples)
-
-    @jax.jit
-    def count(weights, x, y, key, start):
-        index = start + jnp.arange(batch_size)
-        is_counted = index < num_examples
-        index = jnp.minimum(index, num_examples - 1)
-        x, y = to_unit(x[index], scale), y[index]
-        model = logits_fn(views.eval, weights)
-        is_correct = is_counted & (predictions.predict(model(x)) == y)
-        counts = {"val_clean": is_correct.sum()}
-        if attack is not None and threat is not None:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, index)
-            x_adv = attack(model, x, y, threat=threat, key=keys)
-            is_robust = is_correct & (predictions.predict(model(x_adv)) == y)
-            counts["val_robust"] = is_robust.sum()
-        return counts
-
-    return count
-
-
-def validate(
-    count: Callable[..., dict[str, jax.Array]] | None,
-    validation: tuple[jax.Array, jax.Array] | None,
-    weights: Weights,
-    key: jax.Array,
-    batch_size: int,
-) -> dict[str, float]:
-    """Return {"val_clean", "val_robust"}, fractions of the split; {} without one."""
-    if count is None or validation is None:
-        return {}
-    num_examples = len(validation[0])
-    starts = range(0, num_examples, min(batch_size, num_examples))
-    batches = [count(weights, *validation, key, start) for start in starts]
-    totals = jax.tree.map(lambda *counts: sum(counts), *jax.device_get(batches))
-    return {name: float(total) / num_examples for name, total in totals.items()}

@@ -1,0 +1,199 @@
+"""A model, an objective and data, checked and ready for the first step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxrobust._core.placing import Placing
+from jaxrobust.training import _checks, _data_checks
+from jaxrobust.training.batches import Batches
+from jaxrobust.training.collapse import Watch
+from jaxrobust.training.feed import Arrays
+from jaxrobust.training.monitor import Monitor
+from jaxrobust.training.objectives import as_objective
+from jaxrobust.training.running import Run
+from jaxrobust.training.step import (
+    TrainState,
+    Weights,
+    copy_tree,
+    logits_fn,
+    make_train_step,
+    merge_eval,
+    split_model,
+)
+from jaxrobust.training.updates import optimizer_program
+from jaxrobust.training.validation import Scores
+
+
+class Trainer:
+    """What `fit` trains, after all checks that need no compilation.
+
+    Attributes:
+      objectives: the objective, and the one after a collapse where there is one.
+      options: of the step, as `make_train_step` takes them.
+      settings: what must be the same when a run is resumed; replicated data hold the same.
+      placing: where the batches live.
+      feed: where they come from.
+      key: the key that was given, typed; `step_key` is that of the steps.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Any,
+        optimizer: optax.GradientTransformation,
+        data: tuple[Any, Any],
+        *,
+        batch_size: int | None,
+        key: Any,
+        validation: Any = None,
+        threat: Any = None,
+        then: Any = None,
+        mesh: jax.sharding.Mesh | None = None,
+        scale: float | None = None,
+        augment: Callable | None = None,
+        **options: Any,
+    ):
+        """Check everything; `options` are those of `make_train_step`."""
+        _checks.check_parts(model, objective, optimizer)
+        self.placing = Placing(mesh)
+        batches = Batches(data[0], self.placing) if data[1] is None else None
+        if batches:
+            _checks.check_batch_size(batch_size, len(batches.first[0]))
+            data, batch_size = batches.first, len(batches.first[0])
+        x, y, validation = _data_checks.check_data(*data, validation)
+        batch_size = _checks.check_options(
+            len(x), batch_size, options["ema_decay"], options["attacked_mode"]
+        )
+        self.key = _checks.check_one_key(key)
+        _checks.check_mesh(mesh, batch_size)
+        scale = _data_checks.to_scale(x, scale)
+        self.options: dict[str, Any] = options | dict(
+            batch_size=batch_size, scale=scale, augment=augment
+        )
+        self.objectives = [as_objective(o) for o in (objective, then) if o is not None]
+        self.optimizer = optimizer
+        self._views, self._weights = split_model(model)
+        threats = [o.threat for o in self.objectives]
+        num_classes = _data_checks.check_all(
+            logits_fn(self._views.eval, self._weights),
+            (x, y),
+            validation,
+            threats=(_flat(threats), threat),
+            batch_size=batch_size,
+            scale=scale,
+            augment=augment,
+        )
+        self.settings = dict(
+            key=self.key,
+            data=(x, y) if batches is None else batches.kind,
+            objective=objective,
+            validation=validation,
+        ) | {name: v for name, v in self.options.items() if name != "gradient"}
+        self.validation, keys = self.placing.replicate(
+            (validation, tuple(jax.random.split(self.key, 3)))
+        )
+        order_key, self.step_key, self._scoring_key = keys
+        if batches:
+            self.feed: Arrays | Batches = batches
+            batches.num_classes = num_classes
+        else:
+            x, y = self.placing.replicate((x, y))
+            self.feed = Arrays(x, y, batch_size, order_key)
+
+    @property
+    def most_steps(self) -> int:
+        """The most steps that one call can take."""
+        return self.feed.steps_per_epoch if isinstance(self.feed, Arrays) else 1
+
+    def scores(self, attack: Any, threat: Any, batch_size: int | None) -> Scores | None:
+        """Return what validates; None where there is nothing to validate on."""
+        if self.validation is None:
+            return None
+        return Scores(
+            self._views,
+            self.validation,
+            attack=attack,
+            threat=threat,
+            batch_size=batch_size or self.options["batch_size"],
+            scale=self.options["scale"],
+            key=self._scoring_key,
+        )
+
+    def watch(self, monitor: Monitor | None, batch_size: int | None) -> Watch | None:
+        """Return what watches the training."""
+        if monitor is None:
+            return None
+        data = self.validation
+        if data is None:
+            if isinstance(self.feed, Batches):
+                raise ValueError(
+                    "the monitor looks at the same examples again and again: give "
+                    "validation=(x_val, y_val) beside the batches."
+                )
+            data = self.feed.x, self.feed.y
+        threat = _checks.check_monitor(monitor, self.objectives[0].threat)
+        known, shape = _data_checks.known(threat), data[0].shape[1:]
+        _data_checks.check_threat_shapes("the monitor's threat", known, shape)
+        return Watch(
+            monitor,
+            self._views,
+            data,
+            threat=threat,
+            # A fourth key besides those of order, steps and scores.
+            key=self.placing.replicate(jax.random.fold_in(self.key, 3)),
+            batch_size=batch_size or self.options["batch_size"],
+            scale=self.options["scale"],
+        )
+
+    def first_run(self) -> Run:
+        """Return a run before its first step."""
+        weights = self._weights
+        has_average = self.options["ema_decay"] is not None
+        state = TrainState(
+            step=jnp.int32(0),
+            weights=weights,
+            # A copy, as some optimisers keep the parameters themselves in their state.
+            opt_state=copy_tree(self.optimizer.init(weights.params)),
+            ema=copy_tree(weights) if has_average else None,
+        )
+        state, best = self.placing.replicate((state, copy_tree(weights)))
+        return Run(state, best=best)
+
+    def train_steps(self) -> list[Callable]:
+        """Return the step of each objective."""
+        make: dict[str, Any] = dict(placing=self.placing, **self.options)
+        return [
+            make_train_step(self._views, o, self.optimizer, **make)
+            for o in self.objectives
+        ]
+
+    def step_inputs(self, run: Run) -> tuple[Any, ...]:
+        """Return what a step is traced with."""
+        return (run.state, *self.feed.at(0, 0), self.step_key)
+
+    def programs(self, steps: list[Callable], run: Run) -> dict[str, tuple]:
+        """Return functions and arguments of what must be the same in a resumed run."""
+        inputs, augment = self.step_inputs(run), self.options["augment"]
+        programs: dict[str, tuple] = {
+            "optimizer": (optimizer_program(self.optimizer), self._weights.params)
+        }
+        if augment is not None:
+            x = inputs[1][: self.options["batch_size"]]
+            programs["augmentation"] = (augment, self.step_key, x)
+        names = ["training step", "training step after a collapse"]
+        for name, step in zip(names, steps, strict=False):
+            programs[name] = (step, *inputs)
+        return programs
+
+    def model(self, weights: Weights) -> Any:
+        """Return a module with these weights, in evaluation mode."""
+        return merge_eval(self._views, weights)
+
+
+def _flat(threats: list[Any]) -> tuple[Any, ...]:
+    """Return single threats: an objective may have a tuple of them."""
+    return tuple(t for own in threats for t in (own if type(own) is tuple else (own,)))
