@@ -31,6 +31,7 @@ _LAZY = {
     "load_checkpoint": "checkpoint",
     "prepare_out": "checkpoint",
     "save_checkpoint": "checkpoint",
+    "steps": "stepwise",
 }
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "prepare_out",
     "save_checkpoint",
     "standard",
+    "steps",
     "trades",
     "worst_of",
 ]

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jaxrobust._core import processes
 from jaxrobust.training import _checks, interrupts
 from jaxrobust.training.batches import Batches
 from jaxrobust.training.collapse import Watch
@@ -35,14 +36,15 @@ class Stepper:
     key: jax.Array
     most: int
 
-    def __call__(self, run: Run, num: int) -> None:
-        """Take so many steps, at most `most` and within an epoch."""
+    def __call__(self, run: Run, num: int) -> dict[str, jax.Array]:
+        """Take so many steps, at most `most` and within an epoch; return their metrics."""
         batch = self.feed.at(run.epoch, run.step_in_epoch)
         train_steps = self.train_steps[run.watched.is_replaced]
         run.state, metrics = train_steps(run.state, *batch, self.key, num)
         run.means.push(run.step, num, metrics)
         run.step += num
         self.feed.ahead()
+        return metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Epochs:
       validate: weights -> scores.
       check_finite: raises where weights have overflowed.
       watch: the monitor, if there is one.
+      on_epoch: is told each line of the history; True ends the run.
       num_epochs: epochs, in all.
       checkpoint_every: steps between checkpoints; None: an epoch.
     """
@@ -62,6 +65,7 @@ class Epochs:
     validate: Callable[[Weights], dict[str, float]]
     check_finite: FiniteCheck
     watch: Watch | None
+    on_epoch: Callable[[dict[str, Any]], bool | None] | None
     num_epochs: int
     checkpoint_every: int | None
 
@@ -74,8 +78,10 @@ class Epochs:
         with ProgressBar(self._total(), run.step, is_shown=progress) as bar:
             try:
                 start = time.monotonic() - run.seconds
-                while run.epoch < self.num_epochs:
-                    self._advance(run, directory, bar, start)
+                # A resumed run is told from its beginning: a function may remember.
+                is_over = [self._tell(line) for line in run.history]
+                while run.epoch < self.num_epochs and not any(is_over):
+                    is_over = [self._advance(run, directory, bar, start)]
             except (KeyboardInterrupt, Exception) as error:
                 if isinstance(error, KeyboardInterrupt) or feed.has_failed:
                     self._explain(error, run, directory)
@@ -98,16 +104,16 @@ class Epochs:
 
     def _advance(
         self, run: Run, directory: RunDirectory | None, bar: ProgressBar, start: float
-    ) -> None:
-        """Take one call's steps, and do what is due after them."""
+    ) -> bool:
+        """Take one call's steps, and do what is due after them; True ends the run."""
         epoch, every = run.epoch, self.checkpoint_every
         self.take(run, self._num_steps(run))
         bar.know(self._total())
         bar.update(run.step, f"{epoch + 1}/{self.num_epochs}", run.means.latest)
         ends_epoch = run.step_in_epoch == self.take.feed.steps_per_epoch
-        is_last = ends_epoch and epoch + 1 == self.num_epochs
+        is_over = ends_epoch and epoch + 1 == self.num_epochs
         is_time = ends_epoch if every is None else run.step % every == 0
-        is_saved = directory is not None and (is_time or is_last)
+        is_saved = directory is not None and (is_time or is_over)
         is_due = self.watch is not None and self.watch.is_due(run.step, ends_epoch)
         watch = self.watch if is_due else None
         if ends_epoch or is_saved or watch:
@@ -116,18 +122,26 @@ class Epochs:
         if watch and watch.look(run, bar):
             if directory:
                 directory.set_back(run)
-            return
+            return False
         if ends_epoch:
             scores = self.validate(run.state.evaluated)
             run.end_epoch(scores, time.monotonic() - start)
             bar.end_epoch(run.history[-1], self.num_epochs)
             if directory:
                 directory.log(run.history[-1])
+            is_over |= self._tell(run.history[-1])
         if watch:
             watch.keep(run)
-        if directory and is_saved:
+        if directory and (is_saved or is_over):
             run.seconds = time.monotonic() - start
             directory.save(run)
+        return is_over
+
+    def _tell(self, line: dict[str, Any]) -> bool:
+        """Tell a line of the history; return whether the run is to end."""
+        return self.on_epoch is not None and processes.decide(
+            bool(self.on_epoch(dict(line)))
+        )
 
     def _num_steps(self, run: Run) -> int:
         """Return how many steps there are before something is due."""

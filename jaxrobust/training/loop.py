@@ -30,8 +30,8 @@ class FitResult:
       best: the model of the epoch with the best validation accuracy: robust where
           there is an attack, else clean. Equal to `last` without validation.
       history: one dict per epoch: epoch, step, seconds, train_loss, train_accuracy,
-          train_grad_norm and others of the objective, val_clean, val_robust, and what a
-          monitor adds.
+          train_grad_norm and others of the objective, val_clean, val_robust, what a
+          monitor adds, and best_epoch, the best so far.
       best_epoch: the epoch of `best`, from 1.
 
     Example:
@@ -77,6 +77,7 @@ def fit(
     checkpoint_every: int | None = None,
     steps_per_call: int | None = None,
     resume: bool = True,
+    on_epoch: Callable[[dict[str, Any]], bool | None] | None = None,
     progress: bool = True,
 ) -> FitResult:
     """Train a Flax NNX model with an objective and an Optax optimiser.
@@ -150,6 +151,10 @@ def fit(
           host; the bar moves once for each call. By default 100, and on the CPU 10, or 1
           with convolutions that are slow in a loop there (with groups, say).
       resume: whether to continue what is in `out`; False replaces it.
+      on_epoch: called with each line of the history, to log it elsewhere; what returns True
+          ends the training, as `lambda line: line["epoch"] - line["best_epoch"] >= 5` does
+          after 5 epochs without a better one. A run that is resumed calls it with the lines
+          of earlier epochs first; one that was set back by the monitor tells epochs anew.
       progress: whether to tell how far it is, on stderr: a bar on a terminal, and a line
           for each epoch, in files and notebooks too.
 
@@ -243,6 +248,7 @@ def fit(
         validate=lambda weights: scores(weights) if scores else {},
         check_finite=check_finite,
         watch=watch,
+        on_epoch=on_epoch,
         num_epochs=num_epochs,
         checkpoint_every=checkpoint_every,
     ).run(run, directory, progress)

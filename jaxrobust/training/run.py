@@ -76,11 +76,11 @@ class RunDirectory:
         saved, arrays = read
         self.saved_step = saved["step"]
         template = arrays_of(run)
-        if saved["sound"]:
+        if saved.get("sound"):  # runs of earlier versions have no such entry
             template["sound"] = arrays_of(run)
         trees = storage.from_arrays(last, template, arrays)
         run = to_run(saved, trees)
-        if saved["sound"]:
+        if saved.get("sound"):
             run.sound = to_run(saved["sound"], trees["sound"])
         return run
 

@@ -93,16 +93,16 @@ class Run:
 
     def end_epoch(self, scores: dict[str, float], seconds: float) -> None:
         """Add the epoch to the history and keep its weights where they are best."""
-        epoch = len(self.history) + 1
-        line = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 3)}
-        line |= self.means.means() | scores | self.watched.scores
-        self.watched.scores = {}
-        self.history.append(line)
+        epoch = self.epoch + 1
         # Without validation every epoch is better than the one before.
         value = scores.get("val_robust", scores.get("val_clean", self.best_value))
         if value > self.best_value or not scores:
             self.best = copy_tree(self.state.evaluated)
             self.best_value, self.best_epoch = value, epoch
+        line = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 3)}
+        line |= self.means.means() | scores | self.watched.scores
+        self.watched.scores = {}
+        self.history.append(line | {"best_epoch": self.best_epoch})
 
 
 def arrays_of(run: Run) -> dict[str, Any]:
@@ -125,6 +125,6 @@ def to_run(facts: Mapping[str, Any], trees: Mapping[str, Any]) -> Run:
         state=trees["state"],
         best=trees["best"],
         means=EpochMeans(**facts["means"]),
-        watched=Watched(**facts["watched"]),
+        watched=Watched(**facts.get("watched", {})),
         **{name: facts[name] for name in _HOST_FIELDS},
     )
