@@ -8,6 +8,7 @@ from typing import Any as _Any
 
 from jaxrobust.training.adversarial import adversarial
 from jaxrobust.training.alp import alp
+from jaxrobust.training.averages import EMA, SWA
 from jaxrobust.training.distilled import distilled
 from jaxrobust.training.free import FreeState, free
 from jaxrobust.training.gradalign import gradalign
@@ -30,14 +31,17 @@ _LAZY = {
     "fit": "loop",
     "load_checkpoint": "checkpoint",
     "prepare_out": "checkpoint",
+    "refresh_statistics": "statistics",
     "save_checkpoint": "checkpoint",
     "steps": "stepwise",
 }
 
 __all__ = [
     "AWP",
+    "EMA",
     "NFGSM",
     "SAM",
+    "SWA",
     "CollapseWarning",
     "FitResult",
     "FreeState",
@@ -59,6 +63,7 @@ __all__ = [
     "mixture",
     "one_of",
     "prepare_out",
+    "refresh_statistics",
     "save_checkpoint",
     "standard",
     "steps",

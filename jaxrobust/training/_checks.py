@@ -10,6 +10,7 @@ from flax import nnx
 from jaxrobust import training
 from jaxrobust._core import checks as _host_checks
 from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
+from jaxrobust.training.averages import EMA, SWA
 from jaxrobust.training.monitor import Monitor
 
 
@@ -103,6 +104,32 @@ def check_is_monitor(monitor: Any) -> None:
         )
     if monitor is not None and monitor.then is not None:
         check_objective(monitor.then, "Monitor(then=)")
+
+
+def check_average(average: Any, ema_decay: float | None) -> float | None:
+    """Check the average of the weights; return the decay where it is a moving one."""
+    if average is None:
+        return ema_decay
+    if not isinstance(average, EMA | SWA):
+        raise TypeError(
+            f"average={average!r} is no average: pass jr.training.SWA() or "
+            "jr.training.EMA(0.999)."
+        )
+    if ema_decay is not None:
+        raise ValueError(
+            f"ema_decay={ema_decay} and average={average!r} are both given: "
+            "ema_decay is the short form of average=EMA(decay), leave it away."
+        )
+    return average.decay if isinstance(average, EMA) else None
+
+
+def check_arrays(feed: Any, average: Any) -> None:
+    """Check that data are there for another pass."""
+    if not hasattr(feed, "x"):
+        raise ValueError(
+            f"average={average!r} estimates the BatchNorm statistics in a second pass over "
+            "the data, and batches are drawn once: use EMA(decay), or arrays."
+        )
 
 
 def check_validation(validation: Any, attack: Any, threat: Any) -> None:

@@ -56,6 +56,7 @@ class Epochs:
       validate: weights -> scores.
       check_finite: raises where weights have overflowed.
       watch: the monitor, if there is one.
+      average: takes the weights at the end of an epoch into a mean.
       on_epoch: is told each line of the history; True ends the run.
       num_epochs: epochs, in all.
       checkpoint_every: steps between checkpoints; None: an epoch.
@@ -65,6 +66,7 @@ class Epochs:
     validate: Callable[[Weights], dict[str, float]]
     check_finite: FiniteCheck
     watch: Watch | None
+    average: Callable[[Run], None] | None
     on_epoch: Callable[[dict[str, Any]], bool | None] | None
     num_epochs: int
     checkpoint_every: int | None
@@ -124,7 +126,9 @@ class Epochs:
                 directory.set_back(run)
             return False
         if ends_epoch:
-            scores = self.validate(run.state.evaluated)
+            if self.average:
+                self.average(run)
+            scores = self.validate(run.evaluated)
             run.end_epoch(scores, time.monotonic() - start)
             bar.end_epoch(run.history[-1], self.num_epochs)
             if directory:

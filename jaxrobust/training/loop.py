@@ -12,10 +12,12 @@ from flax import nnx
 from jaxrobust._core import cpu, processes
 from jaxrobust._cpu.convolution import is_slow_in_loops
 from jaxrobust.training import _checks
+from jaxrobust.training.averages import EMA, SWA
 from jaxrobust.training.epochs import Epochs, Stepper
 from jaxrobust.training.metrics import FiniteCheck
 from jaxrobust.training.monitor import Monitor
 from jaxrobust.training.run import RunDirectory
+from jaxrobust.training.statistics import Averaging
 from jaxrobust.training.step import make_train_steps, value_and_grad
 from jaxrobust.training.trainer import Trainer
 from jaxrobust.types import Attack, Gradient, Objective, Threat
@@ -71,6 +73,7 @@ def fit(
     scale: float | None = None,
     attacked_mode: str = "eval",
     ema_decay: float | None = None,
+    average: EMA | SWA | None = None,
     mesh: jax.sharding.Mesh | None = None,
     out: str | os.PathLike | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -102,14 +105,17 @@ def fit(
     Args:
       model: any module `[B, ...] -> [B, C]`, for every objective; it is not changed.
           BatchNorm and Dropout are in training mode where the objective trains. Dropout's
-          own rngs are part of the state.
+          own rngs are part of the state. Modules with `dtype=jnp.bfloat16` and
+          `param_dtype=jnp.float32` compute in half precision: parameters, losses, gradients
+          and those of the attack stay float32. `nnx.remat` inside it works as elsewhere.
       objective: an objective with its two problems, `inner` and `outer`, see
           `jaxrobust.types.Objective`, or a function `(trained_fn, attacked_fn, x, y, *,
           key, step) -> (loss, metrics)`, a scalar and a dict of scalars. An attribute
           `threat`, if it has one, is checked against the data.
       optimizer: the optimiser. Those that need the loss or its function get them
           (`optax.contrib.reduce_on_plateau`, Polyak steps, `optax.lbfgs`): that of the
-          same batch, attacked anew at each evaluation.
+          same batch, attacked anew at each evaluation. `optax.MultiSteps(optimizer, k)`
+          takes one step for k batches: one of k times the size, but for BatchNorm.
       x: inputs `[N, ...]`, uint8 or float, kept on the device. Or, without `y`, batches
           `(x, y)` for data that do not fit there: an iterable that is begun anew in each
           epoch (a list, a loader of torch, grain or tf.data), or a function from the number
@@ -139,6 +145,7 @@ def fit(
           or "train" (batch statistics, which the attack does not write back).
       ema_decay: decay of a moving average of the weights and batch statistics,
           in (0, 1); where given, the average is validated, saved and returned.
+      average: an average of the weights, `jr.training.SWA()` or `EMA(decay)`, likewise.
       mesh: devices over which each batch is spread, all axes together; parameters
           are copied to all of them, unless they are on the mesh already. The result is that
           of one device up to rounding.
@@ -190,6 +197,7 @@ def fit(
         num_epochs, checkpoint_every=checkpoint_every, steps_per_call=steps_per_call
     )
     _checks.check_is_monitor(monitor)
+    ema_decay = _checks.check_average(average, ema_decay)
     trainer = Trainer(
         model,
         objective,
@@ -212,12 +220,17 @@ def fit(
     processes.check_path("out", out or None, mesh)
     scores = trainer.scores(validation_attack, threat, validation_batch_size)
     watch = trainer.watch(monitor, validation_batch_size)
-    directory = None
+    averaging, directory = None, None
+    if isinstance(average, SWA):
+        _checks.check_arrays(trainer.feed, average)
+        averaging = Averaging(average, num_epochs, trainer)
     if out:
         settings = trainer.settings | dict(
             validation_attack=validation_attack, threat=threat
         )
         settings |= dict(monitor=monitor) if monitor else {}
+        if averaging:
+            settings |= dict(average=average, averaged_from_epoch=averaging.first)
         directory = RunDirectory(out, settings, metadata or {}, trainer.placing)
     run = trainer.first_run()
     steps, inputs = trainer.train_steps(), trainer.step_inputs(run)
@@ -248,9 +261,10 @@ def fit(
         validate=lambda weights: scores(weights) if scores else {},
         check_finite=check_finite,
         watch=watch,
+        average=averaging,
         on_epoch=on_epoch,
         num_epochs=num_epochs,
         checkpoint_every=checkpoint_every,
     ).run(run, directory, progress)
-    last, best = (trainer.model(w) for w in (run.state.evaluated, run.best))
+    last, best = (trainer.model(w) for w in (run.evaluated, run.best))
     return FitResult(last, best, run.history, run.best_epoch)

@@ -75,9 +75,9 @@ class RunDirectory:
             return run
         saved, arrays = read
         self.saved_step = saved["step"]
-        template = arrays_of(run)
+        template = _template(run, saved)
         if saved.get("sound"):  # runs of earlier versions have no such entry
-            template["sound"] = arrays_of(run)
+            template["sound"] = _template(run, saved["sound"])
         trees = storage.from_arrays(last, template, arrays)
         run = to_run(saved, trees)
         if saved.get("sound"):
@@ -144,7 +144,7 @@ class RunDirectory:
                 self._saved_best_epoch = run.best_epoch
             self._write(
                 "last",
-                run.state.evaluated,
+                run.evaluated,
                 run.history[-1] if run.history else {},
                 training=arrays_of(run)
                 | ({"sound": arrays_of(sound)} if sound else {}),
@@ -203,6 +203,12 @@ class RunDirectory:
                     f"{self.path} holds a run with another {name}: {_MEANING[name]}."
                     f"{_other_environment(environment)} {advice}"
                 )
+
+
+def _template(run: Run, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arrays in the structure that the run of these facts has."""
+    has_average = facts.get("num_averaged")
+    return arrays_of(run) | ({"average": run.best} if has_average else {})
 
 
 def _digest(program: tuple) -> str | None:

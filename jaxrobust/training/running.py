@@ -42,6 +42,8 @@ class Run:
       means: sums of the running epoch.
       history: one dict per finished epoch.
       watched: what the monitor has seen.
+      average: the mean of the weights (SWA), None before its first term.
+      num_averaged: the terms of it.
       sound: the run at the last sound check, to come back to; None without need of it.
     """
 
@@ -54,7 +56,14 @@ class Run:
     means: EpochMeans = dataclasses.field(default_factory=EpochMeans)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     watched: Watched = dataclasses.field(default_factory=Watched)
+    average: Weights | None = None
+    num_averaged: int = 0
     sound: "Run | None" = None
+
+    @property
+    def evaluated(self) -> Weights:
+        """The weights to validate, keep and return."""
+        return self.state.evaluated if self.average is None else self.average
 
     @property
     def epoch(self) -> int:
@@ -97,7 +106,7 @@ class Run:
         # Without validation every epoch is better than the one before.
         value = scores.get("val_robust", scores.get("val_clean", self.best_value))
         if value > self.best_value or not scores:
-            self.best = copy_tree(self.state.evaluated)
+            self.best = copy_tree(self.evaluated)
             self.best_value, self.best_epoch = value, epoch
         line = {"epoch": epoch, "step": self.step, "seconds": round(seconds, 3)}
         line |= self.means.means() | scores | self.watched.scores
@@ -107,7 +116,8 @@ class Run:
 
 def arrays_of(run: Run) -> dict[str, Any]:
     """Return the arrays that a checkpoint keeps of a run."""
-    return {"state": run.state, "best": run.best}
+    arrays: dict[str, Any] = {"state": run.state, "best": run.best}
+    return arrays if run.average is None else arrays | {"average": run.average}
 
 
 def facts_of(run: Run) -> dict[str, Any]:
@@ -115,6 +125,7 @@ def facts_of(run: Run) -> dict[str, Any]:
     return {
         "means": {"sums": run.means.sums, "count": run.means.count},
         "watched": dataclasses.asdict(run.watched),
+        "num_averaged": run.num_averaged,
         **{name: getattr(run, name) for name in _HOST_FIELDS},
     }
 
@@ -125,6 +136,8 @@ def to_run(facts: Mapping[str, Any], trees: Mapping[str, Any]) -> Run:
         state=trees["state"],
         best=trees["best"],
         means=EpochMeans(**facts["means"]),
+        average=trees.get("average"),
+        num_averaged=facts.get("num_averaged", 0),
         watched=Watched(**facts.get("watched", {})),
         **{name: facts[name] for name in _HOST_FIELDS},
     )

@@ -1,6 +1,6 @@
 """A model, an objective and data, checked and ready for the first step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from jaxrobust.training.step import (
     make_train_step,
     merge_eval,
     split_model,
+    to_unit,
 )
 from jaxrobust.training.updates import optimizer_program
 from jaxrobust.training.validation import Scores
@@ -76,6 +77,7 @@ class Trainer:
         )
         self.objectives = [as_objective(o) for o in (objective, then) if o is not None]
         self.optimizer = optimizer
+        self._augment = jax.jit(augment) if augment is not None else None
         self._views, self._weights = split_model(model)
         threats = [o.threat for o in self.objectives]
         num_classes = _data_checks.check_all(
@@ -188,6 +190,21 @@ class Trainer:
         for name, step in zip(names, steps, strict=False):
             programs[name] = (step, *inputs)
         return programs
+
+    def clean_batches(self, epoch: int) -> Iterator[jax.Array]:
+        """Yield the inputs of an epoch as the model sees them where nobody attacks."""
+        assert isinstance(self.feed, Arrays)
+        x, _, order = self.feed.at(epoch, 0)
+        augment, size = self.options["augment"], self.options["batch_size"]
+        # A fifth key besides those of order, steps, scores and monitor.
+        key = self.placing.replicate(jax.random.fold_in(self.key, 4))
+        key = jax.random.fold_in(key, epoch)
+        for i in range(self.feed.steps_per_epoch):
+            batch = x[order[i * size : (i + 1) * size]]
+            if augment is not None:
+                assert self._augment is not None
+                batch = self._augment(jax.random.fold_in(key, i), batch)
+            yield to_unit(batch, self.options["scale"])
 
     def model(self, weights: Weights) -> Any:
         """Return a module with these weights, in evaluation mode."""
