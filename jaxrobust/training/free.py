@@ -14,7 +14,14 @@ from jaxrobust.types import Array, Loss, PyTree, Threat
 
 
 class FreeState(NamedTuple):
-    """What is carried from batch to batch; `delta [B, ...]` begins as zeros."""
+    """What `free` carries from batch to batch; `delta [B, ...]` begins as zeros.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> params, x = jnp.zeros((2, 3)), jnp.ones((4, 2))
+      >>> FreeState(params, optax.sgd(0.1).init(params), jnp.zeros_like(x)).delta.shape
+      (4, 2)
+    """
 
     params: PyTree
     opt_state: optax.OptState
