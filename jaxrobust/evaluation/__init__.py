@@ -5,12 +5,14 @@ from jaxrobust.evaluation.diagnosis import Check, Diagnosis, diagnose
 from jaxrobust.evaluation.evaluate import evaluate
 from jaxrobust.evaluation.intervals import wilson
 from jaxrobust.evaluation.report import Report
+from jaxrobust.evaluation.union import UnionReport
 
 __all__ = [
     "Check",
     "Curve",
     "Diagnosis",
     "Report",
+    "UnionReport",
     "diagnose",
     "evaluate",
     "robustness_curve",

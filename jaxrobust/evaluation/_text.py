@@ -54,6 +54,32 @@ def table(report: Any) -> str:
     return "\n".join(lines)
 
 
+def union(report: Any) -> str:
+    """Return a row for each threat, and what withstands all of them."""
+    attacks = list(dict.fromkeys(row["attack"] for row in report.rows()))
+    width = max(15, *(len(row["threat"]) for row in report.rows()))
+    clean = report.reports[0].summary()["clean_interval"]
+    lines = [
+        f"examples  {len(report.is_robust)}",
+        f"{'clean':<{width}}  {_percent(report.clean_accuracy, clean)}",
+    ]
+    for row in report.rows():
+        text = _percent(row["robust_accuracy"], row["robust_interval"])
+        own = f"  {row['attack']}" if len(attacks) > 1 else ""
+        lines.append(f"{row['threat']:<{width}}  {text}{own}")
+    text = _percent(report.robust_accuracy, report.robust_interval)
+    lines += [
+        f"{'all of them':<{width}}  {text}",
+        f"{'their mean':<{width}}  {100 * report.average_accuracy:.2f}%",
+    ]
+    if len(attacks) == 1:
+        lines.insert(0, f"attack    {attacks[0]}")
+    for row, one in zip(report.rows(), report.reports, strict=True):
+        found = audit(one.audit, len(one.y))
+        lines += [f"AUDIT     {row['threat']}: {text}" for text in found]
+    return "\n".join(lines)
+
+
 def audit(counts: dict[str, Any], total: int) -> list[str]:
     """Return a sentence for each count that is not 0, and what follows from them."""
     found = [

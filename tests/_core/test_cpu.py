@@ -8,7 +8,7 @@ import pytest
 import jaxrobust as jr
 from jaxrobust._core import cpu
 from jaxrobust._core.jaxpr import equations
-from jaxrobust.evaluation.evaluate import default_batch_size
+from jaxrobust.evaluation._given import default_batch_size
 
 WORKAROUNDS = {"optimization_barrier", "fast_conv_general_dilated"}
 WORKAROUNDS |= {"fast_broadcast_in_dim", "fast_reduce_window_max"}

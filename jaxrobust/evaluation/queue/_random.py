@@ -46,7 +46,7 @@ def settings(model: Expectation) -> dict[str, Any]:
     }
 
 
-def check(logits_fn: LogitsFn, x: Array, *, individually: bool) -> None:
+def check(logits_fn: LogitsFn, x: Any, *, individually: bool) -> None:
     """Refuse what cannot be said of a random model; warn of one that is hidden."""
     if is_random(logits_fn):
         if individually:
@@ -69,8 +69,7 @@ def run(
     chosen: np.ndarray,
     size: int,
     file: StateFile,
-    *,
-    progress: bool,
+    bar: Any,
 ) -> tuple[Found, np.ndarray]:
     """Run all stages on all chosen examples, or go on from the state file.
 
@@ -80,35 +79,32 @@ def run(
       chosen: Which examples to attack `[N]`.
       size: Examples at a time.
       file: The state file, written between two stages.
-      progress: Whether to show a bar.
+      bar: What is shown on the way, a `ProgressBar`.
 
     Returns:
       What was found, for each example the point that is wrong in the most draws; and in
       which share of the report's draws it is right after each stage `[num_stages, N]`.
     """
-    from jaxrobust.evaluation._progress import ProgressBar
-
     saved = file.load(problem, stages)
     if saved is None:
         share_after = np.zeros((len(stages), len(problem.y)))
         points, found = Points.nothing(problem.x), Found.nothing(problem.x)
         saved = Saved(0, None, points, found, share_after)
     rows, found = np.flatnonzero(chosen), saved.found
-    with ProgressBar(is_shown=progress) as bar:
-        for stage in stages[saved.number :]:
-            bar.stage(stage.name, len(rows))
-            for batch, count in _forward.batches(rows, size):
-                best, is_new = _run_batch(stage, problem, batch, found)
-                kept = batch[:count]
-                found.x_adv[kept] = best[:count]
-                found.broken_by[kept[is_new[:count]]] = stage.number
-                bar.advance(count)
-            if len(stages) > 1:
-                figures = measure(problem, found.x_adv, size)
-                is_right = figures["draws_adv"] == problem.y[:, None]
-                saved.alone[stage.number] = is_right.mean(1)
-            saved.number = stage.number + 1
-            file.save(saved, problem)
+    for stage in stages[saved.number :]:
+        bar.stage(stage.name, len(rows))
+        for batch, count in _forward.batches(rows, size):
+            best, is_new = _run_batch(stage, problem, batch, found)
+            kept = batch[:count]
+            found.x_adv[kept] = best[:count]
+            found.broken_by[kept[is_new[:count]]] = stage.number
+            bar.advance(count)
+        if len(stages) > 1:
+            figures = measure(problem, found.x_adv, size)
+            is_right = figures["draws_adv"] == problem.y[:, None]
+            saved.alone[stage.number] = is_right.mean(1)
+        saved.number = stage.number + 1
+        file.save(saved, problem, now=file.is_kept)
     return found, saved.alone
 
 

@@ -55,6 +55,9 @@ class StateFile:
     """Writes a state file every so often; does nothing without a path.
 
     A context manager: inside, no other evaluation may use the path.
+
+    Attributes:
+      is_kept: Whether it stays, with all that was found, when the evaluation has ended.
     """
 
     def __init__(self, path: str | os.PathLike | None, fingerprint: str, every: float):
@@ -63,6 +66,7 @@ class StateFile:
         self._fingerprint, self._every = fingerprint, every
         self._last = time.monotonic()
         self._lock = None if self.path is None else Lock(self.path)
+        self.is_kept = False
 
     def __enter__(self) -> "StateFile":
         """Make the directory, and see that nobody else is writing there."""
@@ -82,11 +86,12 @@ class StateFile:
         if self._lock is not None:
             self._lock.release()
 
-    def save(self, saved: Saved, problem: Problem) -> None:
+    def save(self, saved: Saved, problem: Problem, *, now: bool = False) -> None:
         """Write whole or not at all, if it is time; a full disk is no reason to stop."""
         if self.path is None:
             return
-        if not processes.decide(time.monotonic() - self._last >= self._every):
+        is_time = now or time.monotonic() - self._last >= self._every
+        if not processes.decide(is_time):
             return
         arrays = _to_arrays(saved, problem.placing) | {"logits": problem.logits}
         meta = {
@@ -146,11 +151,15 @@ class StateFile:
             )
         return arrays, meta
 
-    def remove(self) -> None:
-        """Remove the file of an evaluation that has ended."""
-        if self.path is not None:
-            path = self.path
-            processes.first(lambda: _try_to_remove(path), f"removing {path}")
+    def end(self) -> None:
+        """Remove the file of an evaluation that has ended, unless it is kept."""
+        if self.path is not None and not self.is_kept:
+            remove(self.path)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Remove a state file that is of no use any more."""
+    processes.first(lambda: _try_to_remove(path), f"removing {path}")
 
 
 def _parse(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -124,9 +124,9 @@ def run(
     chosen: np.ndarray,
     size: int,
     file: StateFile,
+    bar: Any,
     *,
     individually: bool,
-    progress: bool,
 ) -> tuple[Found, np.ndarray]:
     """Run all stages, or go on from the state file.
 
@@ -136,34 +136,31 @@ def run(
       chosen: Which examples to attack `[N]`.
       size: Examples at a time.
       file: The state file.
+      bar: What is shown on the way, a `ProgressBar`.
       individually: Whether each stage attacks all of them.
-      progress: Whether to show a bar.
 
     Returns:
       What was found, and which examples each stage broke `[num_stages, N]`.
     """
-    from jaxrobust.evaluation._progress import ProgressBar
-
     saved = file.load(problem, stages)
     if saved is None:
         alone = np.zeros((len(stages), len(problem.y)), bool)
         points, found = Points.nothing(problem.x), Found.nothing(problem.x)
         saved = Saved(0, None, points, found, alone)
-    with ProgressBar(is_shown=progress) as bar:
-        for stage in stages[saved.number :]:
-            if saved.slots is None:
-                saved.points = Points.nothing(problem.x)
-            is_open = chosen.copy()
-            if not individually:
-                is_open &= saved.found.worth < REACHED
-            rows = np.flatnonzero(is_open)
-            _run_stage(stage, problem, rows, size, saved, file, bar)
-            is_broken = _conclude(stage, problem, rows, saved, size)
-            saved.alone[stage.number, rows] = is_broken
-            left = problem.is_correct & (saved.found.broken_by == -1)
-            bar.end_stage(int(left.sum()), len(problem.y))
-            saved.number, saved.slots = stage.number + 1, None
-            file.save(saved, problem)
+    for stage in stages[saved.number :]:
+        if saved.slots is None:
+            saved.points = Points.nothing(problem.x)
+        is_open = chosen.copy()
+        if not individually:
+            is_open &= saved.found.worth < REACHED
+        rows = np.flatnonzero(is_open)
+        _run_stage(stage, problem, rows, size, saved, file, bar)
+        is_broken = _conclude(stage, problem, rows, saved, size)
+        saved.alone[stage.number, rows] = is_broken
+        left = problem.is_correct & (saved.found.broken_by == -1)
+        bar.end_stage(int(left.sum()), len(problem.y))
+        saved.number, saved.slots = stage.number + 1, None
+        file.save(saved, problem, now=file.is_kept)
     return saved.found, saved.alone
 
 
