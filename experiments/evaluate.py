@@ -64,6 +64,8 @@ class Config:
     """Throw away what a killed run has left in --out."""
     save_every: float = 60.0
     """Seconds between two savings of the state."""
+    max_seconds: float | None = None
+    """Stop after so many seconds with an upper bound; the same command goes on."""
     pictures: tyro.conf.OmitArgPrefixes[_common.Pictures] = _common.PICTURES
 
 
@@ -88,7 +90,8 @@ def run(
         )
     state_file = config.out / "state.npz"
     settings = _common.config_of(config) | {"model": name, "data": examples.name}
-    del settings["save_every"]  # may change between two sessions
+    for name in ("save_every", "max_seconds"):  # may change between two sessions
+        del settings[name]
     _runs.claim(config.out, settings, restart=config.restart, state_file=state_file)
     provenance = _common.provenance()
     begin = time.monotonic()
@@ -103,14 +106,17 @@ def run(
         individually=config.individually,
         state_file=state_file,
         save_every=config.save_every,
+        max_seconds=config.max_seconds,
     )
     seconds = round(time.monotonic() - begin, 1)
     print(report)
     print(f"time      {seconds} s in this run")
     title = f"{examples.name}, {_common.short(name)}"
     report.save(config.out, title=title, **config.pictures.options())
-    record = report.robustbench(name, dataset=examples.name)
-    _common.write_json(config.out / "robustbench.json", record)
+    record = config.out / "robustbench.json"
+    record.unlink(missing_ok=True)
+    if report.is_finished:
+        _common.write_json(record, report.robustbench(name, dataset=examples.name))
     result = {
         "experiment": "evaluate",
         "name": name,
@@ -120,7 +126,8 @@ def run(
         **provenance,
     }
     _common.write_json(config.out / "evaluate.json", result)
-    print(f"wrote report.json, report.npz, robustbench.json to {config.out}")
+    also = ", robustbench.json" if report.is_finished else ""
+    print(f"wrote report.json, report.npz{also} to {config.out}")
     return report
 
 

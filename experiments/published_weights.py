@@ -46,6 +46,8 @@ class Config:
     seed: int = 0
     out: pathlib.Path = pathlib.Path("out/published_weights")
     save_every: float = 60.0
+    max_seconds: float | None = None
+    """Stop after so many seconds with an upper bound; the same command goes on."""
     restart: bool = False
     """Throw away what a killed run has left in --out."""
     threat: Literal["linf", "l2", "l1"] = "linf"
@@ -81,6 +83,7 @@ def main(config: Config) -> jr.Report:
     examples = _examples.of_test_set(data)
     report = evaluate.run(config, jr.models.logits_fn(model), examples, threat, name)
     is_whole = config.num_test is None and config.attack == "autoattack"
+    is_whole &= report.is_finished
     if name in PUBLISHED and is_whole and (config.threat, config.eps) == ("linf", 0.3):
         for kind, figure in PUBLISHED[name].items():
             ours = 100 * getattr(report, f"{kind}_accuracy")

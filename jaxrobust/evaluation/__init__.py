@@ -4,6 +4,7 @@ from jaxrobust.evaluation.curve import Curve, robustness_curve
 from jaxrobust.evaluation.diagnosis import Check, Diagnosis, diagnose
 from jaxrobust.evaluation.evaluate import evaluate
 from jaxrobust.evaluation.intervals import wilson
+from jaxrobust.evaluation.partial import PartialReport
 from jaxrobust.evaluation.report import Report
 from jaxrobust.evaluation.union import UnionReport
 
@@ -11,6 +12,7 @@ __all__ = [
     "Check",
     "Curve",
     "Diagnosis",
+    "PartialReport",
     "Report",
     "UnionReport",
     "diagnose",

@@ -1,5 +1,6 @@
 """What `evaluate` was given: put into arrays, and checked before anything is compiled."""
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -49,6 +50,18 @@ def check_examples(x: Any, y: Any, **one_each: Any) -> None:
                 f"{name} has shape {np.shape(values)}; one value for each of the "
                 f"{len(y)} examples is needed, shape ({len(y)},)."
             )
+
+
+def deadline(max_seconds: float | None) -> float | None:
+    """Return when the time is over, by `time.monotonic`; None: never."""
+    if max_seconds is None:
+        return None
+    if not max_seconds > 0:
+        raise ValueError(
+            f"max_seconds={max_seconds}: a positive number of seconds is needed, or None "
+            "to run to the end."
+        )
+    return time.monotonic() + max_seconds
 
 
 def check_start(stages: list, start: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from jaxrobust.attacks._call import check_key
 from jaxrobust.attacks._model import as_model
 from jaxrobust.evaluation import _audit, _given
 from jaxrobust.evaluation._papers import papers
+from jaxrobust.evaluation.partial import PartialReport
 from jaxrobust.evaluation.queue import _forward, _random, _stages
+from jaxrobust.evaluation.queue._budget import Budget, Stopped
 from jaxrobust.evaluation.queue._fingerprint import fingerprint
 from jaxrobust.evaluation.queue._problem import Found, Problem, Stage
 from jaxrobust.evaluation.queue._saved import StateFile
@@ -29,8 +32,10 @@ from jaxrobust.types import Array, Attack, LogitsFn, Threat
 class Options:
     """The arguments of `evaluate` that are the same under every threat; see there.
 
-    `keeps_state`: whether the state file stays when the evaluation has ended, so that
-    the same call finds all done.
+    Attributes:
+      deadline: When `max_seconds` are over, by `time.monotonic`.
+      keeps_state: Whether the state file stays when the evaluation has ended, so that the
+        same call finds all done.
     """
 
     key: Array | None
@@ -46,6 +51,7 @@ class Options:
     state_file: str | os.PathLike | None
     save_every: float
     progress: bool
+    deadline: float | None = None
     keeps_state: bool = False
 
 
@@ -111,9 +117,10 @@ def run(ready: Prepared) -> Report:
     options = ready.options
     with StateFile(options.state_file, _digest(ready), options.save_every) as file:
         file.is_kept = options.keeps_state
-        found, shares = _attack(ready, file)
-    report = _report(ready, found, shares)
-    file.end()
+        found, shares, stopped = _attack(ready, file)
+    report = _report(ready, found, shares, stopped)
+    if stopped is None:
+        file.end()
     return report
 
 
@@ -186,22 +193,26 @@ def _chosen(
     return chosen
 
 
-def _attack(ready: Prepared, file: StateFile) -> tuple[Found, np.ndarray]:
+def _attack(
+    ready: Prepared, file: StateFile
+) -> tuple[Found, np.ndarray, Stopped | None]:
     """Run all stages; the result is that of `_stages.run` or `_random.run`."""
     from jaxrobust.evaluation._progress import ProgressBar  # rich is loaded when needed
 
-    options = ready.options
+    options, budget = ready.options, Budget(ready.options.deadline)
     arguments = (ready.stages, ready.problem, ready.chosen, ready.size, file)
     with (
         model_checks.explain_model_errors(),
         ProgressBar(is_shown=options.progress) as bar,
     ):
         if ready.is_random:
-            return _random.run(*arguments, bar)
-        return _stages.run(*arguments, bar, individually=options.individually)
+            return _random.run(*arguments, bar, budget)
+        return _stages.run(*arguments, bar, budget, individually=options.individually)
 
 
-def _report(ready: Prepared, found: Found, shares: np.ndarray) -> Report:
+def _report(
+    ready: Prepared, found: Found, shares: np.ndarray, stopped: Stopped | None
+) -> Report:
     """Classify the points that were found, and audit them."""
     problem, stages, options = ready.problem, ready.stages, ready.options
     measure = _random.measure if ready.is_random else _forward.measure
@@ -214,12 +225,19 @@ def _report(ready: Prepared, found: Found, shares: np.ndarray) -> Report:
     _audit.warn_of_violations(audit, len(y))
     groups, target = options.groups, options.target
     is_classes = isinstance(target, np.ndarray) and target.shape == y.shape
-    return Report(
+    names = tuple(stage.name for stage in stages)
+    kind: Any = Report
+    if stopped is not None:
+        kind, names = (
+            partial(PartialReport, stopped=stopped),
+            names[: stopped.num_begun],
+        )
+    report = kind(
         y=y,
         groups=None if groups is None else np.asarray(groups),
         target=target if is_classes else None,
         num_classes=problem.logits.shape[1],
-        attacks=tuple(stage.name for stage in stages),
+        attacks=names,
         papers=papers(ready.attack, threat),
         broken_by=found.broken_by,
         broken_alone=shares if options.individually else None,
@@ -230,3 +248,6 @@ def _report(ready: Prepared, found: Found, shares: np.ndarray) -> Report:
         x_adv=x_adv,
         **figures,
     )
+    if not report.is_finished:
+        checks.warn_user(report.why_unfinished(resumes=options.state_file is not None))
+    return report

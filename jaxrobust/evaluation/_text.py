@@ -24,7 +24,8 @@ def table(report: Any) -> str:
         f"threat    {report.settings['threat']}",
         f"examples  {len(report.y)}",
         f"clean     {_percent(report.clean_accuracy, figures['clean_interval'])}",
-        f"robust    {_percent(report.robust_accuracy, figures['robust_interval'])}",
+        f"robust    {_percent(report.robust_accuracy, figures['robust_interval'])}"
+        f"{'' if report.is_finished else '  not finished: an upper bound'}",
         f"loss      {figures['mean_loss']:.4f} clean, "
         f"{figures['mean_loss_adv']:.4f} attacked",
         f"distance  mean {report.distance.mean():.4g}, max {report.distance.max():.4g}",
@@ -43,9 +44,11 @@ def table(report: Any) -> str:
     if len(report.attacks) > 1:
         lines += [
             f"  after {row['attack']:<22} {100 * row['robust_accuracy_after']:6.2f}%   "
-            f"({row['new_breaks']:.4g} broken)"
+            f"({row['new_breaks']:.4g} broken{'' if row['is_finished'] else ', stopped'})"
             for row in report.credit()
         ]
+    if not report.is_finished:
+        lines.append(f"STOPPED   {report.why_unfinished()}")
     lines += [f"AUDIT     {text}" for text in audit(report.audit, len(report.y))]
     if count := report.audit.get("logits_not_finite"):
         lines.append(f"note      {count} predictions are not numbers, and so broken")
@@ -66,10 +69,12 @@ def union(report: Any) -> str:
     for row in report.rows():
         text = _percent(row["robust_accuracy"], row["robust_interval"])
         own = f"  {row['attack']}" if len(attacks) > 1 else ""
-        lines.append(f"{row['threat']:<{width}}  {text}{own}")
+        bound = "" if row["is_finished"] else "  not finished: an upper bound"
+        lines.append(f"{row['threat']:<{width}}  {text}{own}{bound}")
     text = _percent(report.robust_accuracy, report.robust_interval)
+    bound = "" if report.is_finished else "  not finished: an upper bound"
     lines += [
-        f"{'all of them':<{width}}  {text}",
+        f"{'all of them':<{width}}  {text}{bound}",
         f"{'their mean':<{width}}  {100 * report.average_accuracy:.2f}%",
     ]
     if len(attacks) == 1:

@@ -121,9 +121,10 @@ def robustness_curve(
     radii = np.sort(np.asarray(eps, np.float32))
     if radii.ndim != 1 or not len(radii):
         raise ValueError(f"eps={eps}: a sequence of at least one radius is needed.")
-    if "state_file" in options:
+    if {"state_file", "max_seconds"} & options.keys():
         raise ValueError(
-            "robustness_curve does not save its state: call evaluate for each radius."
+            "robustness_curve neither saves its state nor stops early: call evaluate for "
+            "each radius."
         )
     is_left, robust, reports = np.ones(len(y), bool), [], []
     for radius in radii:

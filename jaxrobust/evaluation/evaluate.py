@@ -60,6 +60,7 @@ def evaluate(
     mesh: Mesh | None = None,
     state_file: str | os.PathLike | None = None,
     save_every: float = 60.0,
+    max_seconds: float | None = None,
     progress: bool = True,
 ) -> Report | UnionReport:
     """Attack every example and report clean and robust accuracy.
@@ -113,6 +114,11 @@ def evaluate(
         processes, a path on a file system that all of them see. Of several threats each
         has its own, `state-1.npz`, `state-2.npz`, ... for `state.npz`.
       save_every: Seconds between two savings.
+      max_seconds: Stop after so many, compilation included, and after one round at least,
+        with what is known: a `evaluation.PartialReport`. Examples whose attacks have not
+        ended count as robust there, so that its accuracy is an upper bound, and it says
+        so. The same call goes on from the `state_file`, to the very bits of a run that was
+        not stopped. Of several threats: for all together.
       progress: Whether to show a bar, on a terminal.
 
     Returns:
@@ -147,6 +153,7 @@ def evaluate(
         state_file=state_file,
         save_every=save_every,
         progress=progress,
+        deadline=_given.deadline(max_seconds),
     )
     if union.is_several(threat):
         return union.evaluate(logits_fn, x, y, attack, threat, options)

@@ -114,6 +114,21 @@ class Report:
         return self.is_correct & (self.predicted_adv == self.y)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether the attacks have ended; if not, the figures are upper bounds."""
+        return True
+
+    @property
+    def num_finished(self) -> int:
+        """How many of `attacks` have ended: all, or all but the last."""
+        return len(self.attacks)
+
+    @property
+    def undecided(self) -> np.ndarray:
+        """Which examples count as robust and were still to be attacked `[N]`."""
+        return np.zeros(len(self.y), bool)
+
+    @property
     def clean_share(self) -> np.ndarray:
         """In which share of the draws each clean input is classified correctly `[N]`.
 
@@ -140,6 +155,13 @@ class Report:
     def robust_accuracy(self) -> float:
         """The share of examples classified correctly, clean and under attack."""
         return float(self.robust_share.mean())
+
+    @property
+    def robust_interval(self) -> tuple[float, float]:
+        """95% Wilson interval of the robust accuracy, whatever the undecided turn out."""
+        share, count = self.robust_share, len(self.y)
+        low, _ = wilson(float(share[~self.undecided].sum()), count)
+        return low, wilson(float(share.sum()), count)[1]
 
     @property
     def adversarial_accuracy(self) -> float:
@@ -169,7 +191,9 @@ class Report:
             "clean_accuracy": self.clean_accuracy,
             "clean_interval": wilson(float(self.clean_share.sum()), count),
             "robust_accuracy": self.robust_accuracy,
-            "robust_interval": wilson(float(self.robust_share.sum()), count),
+            "robust_interval": self.robust_interval,
+            "is_finished": self.is_finished,
+            "num_undecided": int(self.undecided.sum()),
             "adversarial_accuracy": self.adversarial_accuracy,
             "targets_reached": self._targets_reached(),
             "mean_loss": _mean(self.loss),
@@ -222,8 +246,9 @@ class Report:
                 "attack": name,
                 "new_breaks": new,
                 "robust_accuracy_after": float(left) / len(self.y),
+                "is_finished": number < self.num_finished,
             }
-            if self.broken_alone is not None:
+            if self.broken_alone is not None and number < len(self.broken_alone):
                 is_left = self.is_correct & ~self.broken_alone[number]
                 row["robust_accuracy_alone"] = float(is_left.mean())
             rows.append(row)
@@ -235,7 +260,7 @@ class Report:
             is_new = (self.broken_by == number) & (self.predicted_adv != self.y)
             return int((self.is_correct & is_new).sum())
         after = self.robust_share
-        if self.share_after is not None:
+        if self.share_after is not None and number < len(self.share_after):
             after = self.share_after[number]
         return float(left - after.sum())
 
@@ -320,6 +345,7 @@ class Report:
         text = json.dumps(self.summary(), indent=2) + "\n"
         (directory / "report.json").write_text(text)
         names = _ARRAYS if self.draws is None else (*_ARRAYS, "draws", "draws_adv")
+        names = names if self.is_finished else (*names, "undecided")
         arrays = {name: storable(getattr(self, name)) for name in names}
         np.savez_compressed(directory / "report.npz", **arrays)
         if pictures:

@@ -50,6 +50,17 @@ class UnionReport:
         return np.all([report.is_robust for report in self.reports], axis=0)
 
     @property
+    def is_finished(self) -> bool:
+        """Whether all attacks have ended; if not, the figures are upper bounds."""
+        return all(report.is_finished for report in self.reports)
+
+    @property
+    def undecided(self) -> np.ndarray:
+        """Which examples count as robust and were still to be attacked `[N]`."""
+        undecided = np.any([report.undecided for report in self.reports], axis=0)
+        return self.is_robust & undecided
+
+    @property
     def robust_accuracy(self) -> float:
         """The share of examples that are robust under every threat."""
         return float(self.is_robust.mean())
@@ -61,8 +72,10 @@ class UnionReport:
 
     @property
     def robust_interval(self) -> tuple[float, float]:
-        """95% Wilson interval of the robust accuracy."""
-        return wilson(float(self.is_robust.sum()), len(self.is_robust))
+        """95% Wilson interval of the robust accuracy, whatever the undecided turn out."""
+        count, num_robust = len(self.is_robust), int(self.is_robust.sum())
+        low, _ = wilson(num_robust - int(self.undecided.sum()), count)
+        return low, wilson(num_robust, count)[1]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return threat, attack and robust accuracy of each report, with its interval."""
@@ -71,7 +84,8 @@ class UnionReport:
                 "threat": report.settings["threat"],
                 "attack": report.settings["attack"],
                 "robust_accuracy": report.robust_accuracy,
-                "robust_interval": report.summary()["robust_interval"],
+                "robust_interval": report.robust_interval,
+                "is_finished": report.is_finished,
             }
             for report in self.reports
         ]
@@ -83,6 +97,8 @@ class UnionReport:
             "clean_accuracy": self.clean_accuracy,
             "robust_accuracy": self.robust_accuracy,
             "robust_interval": self.robust_interval,
+            "is_finished": self.is_finished,
+            "num_undecided": int(self.undecided.sum()),
             "average_accuracy": self.average_accuracy,
             "reports": [report.summary() for report in self.reports],
         }
@@ -142,11 +158,11 @@ def evaluate(
         )
         for attack, threat, path in zip(attacks, threats, paths, strict=True)
     ]
-    reports = tuple(map(_single.run, ready))
+    union = UnionReport(tuple(map(_single.run, ready)))
     for path in paths:
-        if path is not None:
+        if path is not None and union.is_finished:
             _saved.remove(path)
-    return UnionReport(reports)
+    return union
 
 
 def _attacks(attack: Any, threats: Any) -> list[Any]:

@@ -64,6 +64,8 @@ def heading(report: Any, title: str | None, wide: int) -> str:
     """Return what was evaluated and how, in lines of at most `wide` letters."""
     what = f"{len(report.y):,} examples"
     what = what if title is None else f"{title}, {what}"
+    if not report.is_finished:
+        what += ", not finished: robust accuracies are upper bounds"
     how = f"{report.settings['attack']}, {report.settings['threat']}"
     lines = textwrap.wrap(how, wide)
     if len(lines) > 3:  # an attack made of many

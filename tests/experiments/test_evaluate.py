@@ -47,6 +47,20 @@ def test_writes_its_results(checkpoint, tmp_path, options):
     assert not (tmp_path / "state.npz").exists()
 
 
+@pytest.mark.filterwarnings("ignore:not finished")
+def test_a_budget(checkpoint, tmp_path):
+    """No record for a board until the same command, with more time, has ended."""
+    options = ("--attack", "apgd", "--num-test", "20")
+    report = run(checkpoint, tmp_path, *options, "--max-seconds", "1e-9")
+    assert not report.is_finished and (tmp_path / "state.npz").exists()
+    assert not (tmp_path / "robustbench.json").exists()
+    saved = json.loads((tmp_path / "evaluate.json").read_text())["report"]
+    assert saved["is_finished"] is False
+    report = run(checkpoint, tmp_path, *options)
+    assert report.is_finished and not (tmp_path / "state.npz").exists()
+    assert (tmp_path / "robustbench.json").exists()
+
+
 def test_an_unknown_attack(checkpoint, tmp_path):
     """The message lists those that there are."""
     with pytest.raises(ValueError, match=r"--attack pdg: choose one of autoattack"):

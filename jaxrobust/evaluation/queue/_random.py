@@ -20,6 +20,7 @@ from jaxrobust._core import batching, checks, predictions, programs
 from jaxrobust._cpu.convolution import fast_convolutions
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.evaluation.queue import _forward, _slots, _stages
+from jaxrobust.evaluation.queue._budget import Budget, Stopped
 from jaxrobust.evaluation.queue._problem import Found, Points, Problem, Stage
 from jaxrobust.evaluation.queue._saved import Saved, StateFile
 from jaxrobust.surrogates.expectation import Expectation
@@ -70,7 +71,8 @@ def run(
     size: int,
     file: StateFile,
     bar: Any,
-) -> tuple[Found, np.ndarray]:
+    budget: Budget,
+) -> tuple[Found, np.ndarray, Stopped | None]:
     """Run all stages on all chosen examples, or go on from the state file.
 
     Args:
@@ -78,12 +80,14 @@ def run(
       problem: What is attacked.
       chosen: Which examples to attack `[N]`.
       size: Examples at a time.
-      file: The state file, written between two stages.
+      file: The state file, written between two batches.
       bar: What is shown on the way, a `ProgressBar`.
+      budget: How long to go on.
 
     Returns:
-      What was found, for each example the point that is wrong in the most draws; and in
-      which share of the report's draws it is right after each stage `[num_stages, N]`.
+      What was found, for each example the point that is wrong in the most draws; in which
+      share of the report's draws it is right after each stage `[num_stages, N]`; and where
+      it stopped, None at the end.
     """
     saved = file.load(problem, stages)
     if saved is None:
@@ -92,20 +96,52 @@ def run(
         saved = Saved(0, None, points, found, share_after)
     rows, found = np.flatnonzero(chosen), saved.found
     for stage in stages[saved.number :]:
-        bar.stage(stage.name, len(rows))
-        for batch, count in _forward.batches(rows, size):
-            best, is_new = _run_batch(stage, problem, batch, found)
-            kept = batch[:count]
-            found.x_adv[kept] = best[:count]
-            found.broken_by[kept[is_new[:count]]] = stage.number
-            bar.advance(count)
-        if len(stages) > 1:
-            figures = measure(problem, found.x_adv, size)
-            is_right = figures["draws_adv"] == problem.y[:, None]
-            saved.alone[stage.number] = is_right.mean(1)
-        saved.number = stage.number + 1
-        file.save(saved, problem, now=file.is_kept)
-    return found, saved.alone
+        saved.slots = saved.slots or _slots.line(rows)
+        is_over = _run_stage(stage, problem, saved, size, len(rows), file, bar, budget)
+        rows_left, is_last = saved.slots.rows_left, stage.number + 1 == len(stages)
+        if not len(rows_left):
+            if len(stages) > 1:
+                figures = measure(problem, found.x_adv, size)
+                is_right = figures["draws_adv"] == problem.y[:, None]
+                saved.alone[stage.number] = is_right.mean(1)
+            saved.number, saved.slots = stage.number + 1, None
+        file.save(saved, problem, now=file.is_kept or is_over)
+        if is_over and not (is_last and not len(rows_left)):
+            is_left = chosen.copy()
+            if is_last:
+                is_left &= np.isin(np.arange(len(chosen)), rows_left)
+            where = Stopped(saved.number, stage.number + 1, is_left)
+            return found, saved.alone[: saved.number], where
+    return found, saved.alone, None
+
+
+def _run_stage(
+    stage: Stage,
+    problem: Problem,
+    saved: Saved,
+    size: int,
+    num_rows: int,
+    file: StateFile,
+    bar: Any,
+    budget: Budget,
+) -> bool:
+    """Run a stage, or the rest of it; returns whether the time is over."""
+    found, line = saved.found, saved.slots
+    assert line is not None
+    bar.stage(stage.name, num_rows)
+    bar.advance(num_rows - len(line.waiting))
+    while len(line.waiting):
+        batch, count = next(_forward.batches(line.waiting[:, 0], size))
+        best, is_new = _run_batch(stage, problem, batch, found)
+        kept = batch[:count]
+        found.x_adv[kept] = best[:count]
+        found.broken_by[kept[is_new[:count]]] = stage.number
+        line.waiting = line.waiting[count:]
+        bar.advance(count)
+        file.save(saved, problem)
+        if budget.is_over():
+            return True
+    return False
 
 
 class _Score(NamedTuple):

@@ -38,7 +38,8 @@ class Saved:
 
     Attributes:
       number: The stage that was running.
-      slots: Its slots; None where the stage had not begun.
+      slots: Its slots; None where the stage had not begun. Of a stage that runs in
+        batches, those who wait.
       points: What it had returned.
       found: What the stages before it had found; the counts are of all.
       alone: Which examples each stage broke `[num_stages, N]`.
@@ -226,6 +227,7 @@ def _from_arrays(arrays, meta, problem: Problem, stages: list[Stage]) -> Saved:
     slots = None
     if "slots.rows" in arrays:
         slots = Slots(*(arrays[f"slots.{name}"] for name in _SLOTS), state=None)
+    if slots is not None and len(slots.rows):
         fresh = _slots.start(stages[meta["number"]], problem, slots)
         leaves, structure = jax.tree.flatten(fresh)
         saved = [arrays[f"state.{i}"] for i in range(len(leaves))]

@@ -59,6 +59,11 @@ class Slots:
         """Which slots work on an example, `[S]`."""
         return self.rows != EMPTY
 
+    @property
+    def rows_left(self) -> np.ndarray:
+        """Numbers of the examples that are being worked on, or wait."""
+        return np.concatenate([self.waiting[:, 0], self.rows[self.is_taken]])
+
     def num_items_left(self, num_items: int) -> int:
         """Return how many items are still to be run, if nothing breaks."""
         begun = np.concatenate([self.waiting[:, 1], self.items[self.is_taken]])
@@ -69,10 +74,16 @@ def begin(stage: Stage, problem: Problem, rows: np.ndarray, num_slots: int) -> S
     """Seat the first of the open examples `rows`."""
     nobody = np.full(num_slots, EMPTY, np.int64)
     zeros = np.zeros(num_slots, np.int32)
-    waiting = np.stack([rows, np.zeros_like(rows)], axis=1).astype(np.int64)
-    slots = Slots(nobody, zeros, zeros.copy(), waiting, None)
+    slots = Slots(nobody, zeros, zeros.copy(), line(rows).waiting, None)
     _seat(stage, problem, slots, np.ones(num_slots, bool))
     return slots
+
+
+def line(rows: np.ndarray) -> Slots:
+    """Let examples wait that are run in batches: nobody takes a seat."""
+    none, zeros = np.zeros(0, np.int64), np.zeros(0, np.int32)
+    waiting = np.stack([rows, np.zeros_like(rows)], axis=1).astype(np.int64)
+    return Slots(none, zeros, zeros, waiting, None)
 
 
 def rounds(

@@ -1,6 +1,7 @@
 """The attacks of an evaluation, one after the other, each on what is still open."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxrobust.attacks._base import Attack, check_takes_one
 from jaxrobust.attacks._model import check_outputs
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.evaluation.queue import _forward, _slots
+from jaxrobust.evaluation.queue._budget import Budget, Stopped
 from jaxrobust.evaluation.queue._problem import (
     NOTHING,
     REACHED,
@@ -125,9 +127,10 @@ def run(
     size: int,
     file: StateFile,
     bar: Any,
+    budget: Budget,
     *,
     individually: bool,
-) -> tuple[Found, np.ndarray]:
+) -> tuple[Found, np.ndarray, Stopped | None]:
     """Run all stages, or go on from the state file.
 
     Args:
@@ -137,10 +140,12 @@ def run(
       size: Examples at a time.
       file: The state file.
       bar: What is shown on the way, a `ProgressBar`.
+      budget: How long to go on.
       individually: Whether each stage attacks all of them.
 
     Returns:
-      What was found, and which examples each stage broke `[num_stages, N]`.
+      What was found, which examples each stage broke `[num_stages, N]`, and where it
+      stopped, None at the end.
     """
     saved = file.load(problem, stages)
     if saved is None:
@@ -154,14 +159,26 @@ def run(
         if not individually:
             is_open &= saved.found.worth < REACHED
         rows = np.flatnonzero(is_open)
-        _run_stage(stage, problem, rows, size, saved, file, bar)
+        is_over = _run_stage(stage, problem, rows, size, saved, file, bar, budget)
+        assert saved.slots is not None
+        rows_left = saved.slots.rows_left
+        if len(rows_left):  # what follows belongs to the report, not to the file
+            file.save(saved, problem, now=True)
         is_broken = _conclude(stage, problem, rows, saved, size)
         saved.alone[stage.number, rows] = is_broken
         left = problem.is_correct & (saved.found.broken_by == -1)
-        bar.end_stage(int(left.sum()), len(problem.y))
-        saved.number, saved.slots = stage.number + 1, None
-        file.save(saved, problem, now=file.is_kept)
-    return saved.found, saved.alone
+        is_last = stage.number + 1 == len(stages)
+        if not len(rows_left):
+            bar.end_stage(int(left.sum()), len(problem.y))
+            saved.number, saved.slots = stage.number + 1, None
+            file.save(saved, problem, now=file.is_kept or is_over)
+        if is_over and not (is_last and not len(rows_left)):
+            is_left = chosen & left
+            if is_last:
+                is_left &= np.isin(np.arange(len(left)), rows_left)
+            where = Stopped(saved.number, stage.number + 1, is_left)
+            return saved.found, saved.alone[: saved.number], where
+    return saved.found, saved.alone, None
 
 
 def _run_stage(
@@ -172,15 +189,20 @@ def _run_stage(
     saved: Saved,
     file: StateFile,
     bar: Any,
-) -> None:
+    budget: Budget,
+) -> bool:
+    """Run a stage, or the rest of it; returns whether the time is over."""
     num_items = stage.attack.num_items(problem.logits.shape[1])
     bar.stage(stage.name, num_items * len(rows))
-    if not stage.is_queued:
-        _in_batches(stage, problem, saved, rows, size)
-        return
     if saved.slots is None:
-        saved.slots = _slots.begin(stage, problem, rows, size)
-    rounds = _slots.rounds(stage, problem, saved.slots, saved.points, saved.found, size)
+        is_queued = stage.is_queued
+        begin = _slots.begin(stage, problem, rows, size) if is_queued else None
+        saved.slots = begin or _slots.line(rows)
+    if stage.is_queued:
+        arguments = stage, problem, saved.slots, saved.points, saved.found, size
+        rounds = _slots.rounds(*arguments)
+    else:
+        rounds = _in_batches(stage, problem, saved, size)
     for slots in rounds:
         saved.slots = slots
         items_left = slots.num_items_left(num_items)
@@ -188,6 +210,9 @@ def _run_stage(
         num_robust = int((problem.is_correct & is_left).sum())
         bar.update(num_items * len(rows) - items_left, num_robust, len(problem.y))
         file.save(saved, problem)
+        if budget.is_over():
+            return True
+    return False
 
 
 def _conclude(
@@ -226,10 +251,14 @@ def _judge(logits_fn, x_adv, y, labels, *, goal):
     return losses.is_broken(goal, logits, y), predictions.predict(logits) != labels
 
 
-def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -> None:
-    """Run an attack to its end on the examples `rows`."""
+def _in_batches(
+    stage: Stage, problem: Problem, saved: Saved, size: int
+) -> Iterator[_slots.Slots]:
+    """Run an attack to its end on the examples that wait; yields after each batch."""
     cost = stage.attack.total_cost(problem.logits.shape[1])
-    for chosen, count in _forward.batches(rows, size):
+    line = saved.slots
+    while line is not None and len(line.waiting):
+        chosen, count = next(_forward.batches(line.waiting[:, 0], size))
         batch = (problem.x, stage.y, stage.goal_y)
         batch = jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)
         keys = None if stage.keys is None else stage.keys[chosen]
@@ -245,6 +274,8 @@ def _in_batches(stage: Stage, problem: Problem, saved: Saved, rows, size: int) -
         if cost is not None:
             # One forward pass beyond the attack's own says what it broke.
             saved.found.count(cost + Cost(0, 1), len(chosen), count)
+        line.waiting = line.waiting[count:]
+        yield line
 
 
 @functools.partial(jax.jit, static_argnames="goal")
