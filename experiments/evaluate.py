@@ -94,12 +94,14 @@ def run(
         del settings[name]
     _runs.claim(config.out, settings, restart=config.restart, state_file=state_file)
     provenance = _common.provenance()
+    attack = ATTACKS[config.attack]
+    _say_cost(attack, threat, logits_fn, examples)
     begin = time.monotonic()
     report = jr.evaluate(
         logits_fn,
         examples.x,
         examples.y,
-        attack=ATTACKS[config.attack],
+        attack=attack,
         threat=threat,
         key=jax.random.key(config.seed),
         batch_size=config.batch_size,
@@ -129,6 +131,16 @@ def run(
     also = ", robustbench.json" if report.is_finished else ""
     print(f"wrote report.json, report.npz{also} to {config.out}")
     return report
+
+
+def _say_cost(attack: Any, threat: Any, logits_fn: Any, examples: Any) -> None:
+    """Print what the evaluation takes if nothing breaks."""
+    num_classes = jax.eval_shape(logits_fn, examples.x[:1]).shape[-1]
+    counts = {"num_examples": len(examples.x), "num_classes": num_classes}
+    cost = jr.evaluation.estimate(attack, threat=threat, **counts)
+    if cost is not None:
+        text = f"{cost.gradients:,} gradients and {cost.forwards:,} forwards"
+        print(f"at most   {text}, if nothing breaks", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Evaluation: how robust is a classifier, and how sure are we."""
 
+from jaxrobust.evaluation.costs import estimate
 from jaxrobust.evaluation.curve import Curve, robustness_curve
 from jaxrobust.evaluation.diagnosis import Check, Diagnosis, diagnose
 from jaxrobust.evaluation.evaluate import evaluate
@@ -16,6 +17,7 @@ __all__ = [
     "Report",
     "UnionReport",
     "diagnose",
+    "estimate",
     "evaluate",
     "robustness_curve",
     "wilson",

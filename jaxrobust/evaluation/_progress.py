@@ -4,8 +4,23 @@ import time
 from typing import Any
 
 from jaxrobust._core.progress import ProgressDisplay
+from jaxrobust.attacks.cost import Cost
 
 _NAME_WIDTH = 22
+
+# What takes less is over before one has read how long it will take.
+_WORTH_SAYING = 60.0
+# So long is measured.
+_MEASURED = 5.0
+
+
+def _passes(cost: Cost) -> int:
+    return 3 * cost.gradients + cost.forwards
+
+
+def _text(seconds: float) -> str:
+    is_long = seconds >= 2 * 3600
+    return f"{seconds / 3600:.1f} h" if is_long else f"{seconds / 60:.0f} min"
 
 
 class ProgressBar(ProgressDisplay):
@@ -19,6 +34,35 @@ class ProgressBar(ProgressDisplay):
         super().__init__(is_shown=is_shown, stays=True)
         self._task: Any = None
         self._name, self._total, self._begin = "", 0, 0.0
+        self._most: Cost | None = None
+        self._first: tuple[float, float] | None = None
+
+    def expect(self, most: Cost | None) -> None:
+        """Take note of what all attacks take if nothing breaks; None where unknown."""
+        self._most = most
+
+    def measure(self, spent: Cost) -> None:
+        """Say once how long the rest takes at most, by the time since the first call.
+
+        That one has been compiled; a gradient counts as three forward passes, as it is
+        a forward and a backward pass, which is twice as long.
+        """
+        now, done = time.monotonic(), _passes(spent)
+        if self._most is None:
+            return
+        if self._first is None:
+            self._first = now, done
+            return
+        seconds, passes = now - self._first[0], done - self._first[1]
+        if seconds < _MEASURED or not passes:
+            return
+        left = (_passes(self._most) - done) * seconds / passes
+        if left > _WORTH_SAYING and not self._console.is_jupyter:
+            self._say(
+                f"at most {self._most.gradients:,} gradients and {self._most.forwards:,} "
+                f"forwards in all, {_text(left)} more at this speed"
+            )
+        self._most = None
 
     def stage(self, name: str, num_items: int) -> None:
         """Begin the bar of an attack that may take so many runs on single examples."""

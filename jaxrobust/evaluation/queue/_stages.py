@@ -12,6 +12,7 @@ from jaxrobust._core import batching, predictions
 from jaxrobust.attacks._base import Attack, check_takes_one
 from jaxrobust.attacks._model import check_outputs
 from jaxrobust.attacks.cost import Cost
+from jaxrobust.evaluation import costs
 from jaxrobust.evaluation.queue import _forward, _slots
 from jaxrobust.evaluation.queue._budget import Budget, Stopped
 from jaxrobust.evaluation.queue._problem import (
@@ -152,6 +153,7 @@ def run(
         alone = np.zeros((len(stages), len(problem.y)), bool)
         points, found = Points.nothing(problem.x), Found.nothing(problem.x)
         saved = Saved(0, None, points, found, alone)
+    bar.expect(_most(stages, problem, int(chosen.sum())))
     for stage in stages[saved.number :]:
         if saved.slots is None:
             saved.points = Points.nothing(problem.x)
@@ -179,6 +181,17 @@ def run(
             where = Stopped(saved.number, stage.number + 1, is_left)
             return saved.found, saved.alone[: saved.number], where
     return saved.found, saved.alone, None
+
+
+def _most(stages: list[Stage], problem: Problem, count: int) -> Cost | None:
+    """Return what the stages take if nothing breaks; None where one does not say."""
+    num_classes, total = problem.logits.shape[1], Cost(0, 0)
+    for stage in stages:
+        cost = costs.of_stage(stage.attack, num_classes, is_queued=stage.is_queued)
+        if cost is None:
+            return None
+        total = total + cost * count
+    return total
 
 
 def _run_stage(
@@ -209,6 +222,8 @@ def _run_stage(
         is_left = (saved.found.broken_by == -1) & ~saved.points.is_broken
         num_robust = int((problem.is_correct & is_left).sum())
         bar.update(num_items * len(rows) - items_left, num_robust, len(problem.y))
+        counts = saved.found.counts
+        bar.measure(Cost(counts["gradients_needed"], counts["forwards_needed"]))
         file.save(saved, problem)
         if budget.is_over():
             return True
