@@ -22,7 +22,7 @@ from jaxrobust.evaluation.partial import PartialReport
 from jaxrobust.evaluation.queue import _forward, _random, _stages
 from jaxrobust.evaluation.queue._budget import Budget, Stopped
 from jaxrobust.evaluation.queue._fingerprint import fingerprint
-from jaxrobust.evaluation.queue._problem import Found, Problem, Stage
+from jaxrobust.evaluation.queue._problem import NOTHING, Found, Problem, Stage
 from jaxrobust.evaluation.queue._saved import StateFile
 from jaxrobust.evaluation.report import Report
 from jaxrobust.types import Array, Attack, LogitsFn, Threat
@@ -232,6 +232,7 @@ def _report(
             partial(PartialReport, stopped=stopped),
             names[: stopped.num_begun],
         )
+    claimed = problem.is_correct & (found.worth == NOTHING)
     report = kind(
         y=y,
         groups=None if groups is None else np.asarray(groups),
@@ -242,6 +243,7 @@ def _report(
         broken_by=found.broken_by,
         broken_alone=shares if options.individually else None,
         share_after=shares if ready.is_random and len(stages) > 1 else None,
+        robust_claimed=claimed if ready.is_random else None,
         cost=_stages.cost(stages, found, len(y)),
         audit=audit,
         settings=ready.settings,

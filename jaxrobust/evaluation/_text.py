@@ -36,6 +36,11 @@ def table(report: Any) -> str:
             f"random    random model: mean over {report.draws.shape[1]} fresh draws; a "
             f"prediction averages {random['draws_per_prediction']}"
         )
+    if report.claimed_accuracy is not None:
+        lines.append(
+            f"claimed   {100 * report.claimed_accuracy:.2f}% in the draws that the attack "
+            "saw: counts its luck"
+        )
     if report.cost:
         lines.append(
             f"cost      {report.cost['gradients']:,} gradients, "

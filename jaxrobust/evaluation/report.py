@@ -68,6 +68,9 @@ class Report:
       draws_adv: The same on `x_adv` `[N, K]`.
       share_after: In which share of these draws each example is right after each attack
         `[num_attacks, N]`; None unless the model is random and the attacks are several.
+      robust_claimed: Whether each example of a random model is robust by the attacks' own
+        word, in the draws among which they chose `[N]`; None for other models. It
+        counts luck, and is there to be compared.
 
     Example:
       >>> import jax.numpy as jnp, jaxrobust as jr
@@ -99,6 +102,7 @@ class Report:
     draws: np.ndarray | None = None
     draws_adv: np.ndarray | None = None
     share_after: np.ndarray | None = None
+    robust_claimed: np.ndarray | None = None
 
     @property
     def is_correct(self) -> np.ndarray:
@@ -164,6 +168,17 @@ class Report:
         return low, wilson(float(share.sum()), count)[1]
 
     @property
+    def claimed_accuracy(self) -> float | None:
+        """The share of a random model's examples that its attacks say are left, or None.
+
+        What evaluations without fresh draws report: it is below `robust_accuracy` by the
+        luck of attacks that look often (github.com/fra31/auto-attack, pull request 105).
+        """
+        if self.draws is None or self.robust_claimed is None:
+            return None
+        return float(self.robust_claimed.mean())
+
+    @property
     def adversarial_accuracy(self) -> float:
         """The share of adversarial examples classified correctly: 1 - attack error.
 
@@ -194,6 +209,7 @@ class Report:
             "robust_interval": self.robust_interval,
             "is_finished": self.is_finished,
             "num_undecided": int(self.undecided.sum()),
+            "claimed_accuracy": self.claimed_accuracy,
             "adversarial_accuracy": self.adversarial_accuracy,
             "targets_reached": self._targets_reached(),
             "mean_loss": _mean(self.loss),

@@ -64,7 +64,8 @@ class Found:
     Attributes:
       x_adv: The point to report `[N, ...]`: one that reaches the goal, else one that is
         classified wrongly, else the first attack's.
-      worth: `[N]`, NOTHING, WRONG (not the label) or REACHED (the goal of its attack).
+      worth: `[N]`, NOTHING, WRONG (not the label) or REACHED (the goal of its attack);
+        of a random model, REACHED where an attack says so, by its own draws.
       broken_by: Number of the stage that found the point, if it is worth something; -1.
       counts: Evaluations: `gradients` and `forwards` that the hardware performed,
         `gradients_needed` and `forwards_needed` that an open example waited for; and

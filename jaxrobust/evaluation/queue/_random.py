@@ -21,7 +21,7 @@ from jaxrobust._cpu.convolution import fast_convolutions
 from jaxrobust.attacks.cost import Cost
 from jaxrobust.evaluation.queue import _forward, _slots, _stages
 from jaxrobust.evaluation.queue._budget import Budget, Stopped
-from jaxrobust.evaluation.queue._problem import Found, Points, Problem, Stage
+from jaxrobust.evaluation.queue._problem import REACHED, Found, Points, Problem, Stage
 from jaxrobust.evaluation.queue._saved import Saved, StateFile
 from jaxrobust.surrogates.expectation import Expectation
 from jaxrobust.types import Array, LogitsFn
@@ -85,7 +85,8 @@ def run(
       budget: How long to go on.
 
     Returns:
-      What was found, for each example the point that is wrong in the most draws; in which
+      What was found, for each example the point that is wrong in the most draws, and
+      whether an attack said that it had broken it (`worth`); in which
       share of the report's draws it is right after each stage `[num_stages, N]`; and where
       it stopped, None at the end.
     """
@@ -166,7 +167,10 @@ def _run_batch(
     given = x, y, logits, goal[0], problem.placing.spread(stage.keys_of(rows))
     score, is_new = _score(stage, problem, best, goal), jnp.zeros(len(rows), bool)
     found.count(Cost(0, NUM_DRAWS), len(rows), len(rows))
-    for point, cost in _points(stage, problem, rows, *given):
+    for point, is_claimed, cost in _points(stage, problem, rows, *given):
+        if is_claimed is not None:
+            claimed = rows[problem.placing.fetch(is_claimed)]
+            found.worth[claimed] = REACHED
         own = _score(stage, problem, point, goal)
         is_better = own.is_above(score)
         best, score = _choose(is_better, (point, own), (best, score))
@@ -177,8 +181,10 @@ def _run_batch(
 
 def _points(
     stage: Stage, problem: Problem, rows, x, y, logits, goal_y, keys
-) -> Iterator[tuple[Array, Cost]]:
+) -> Iterator[tuple[Array, Array | None, Cost]]:
     """Yield every point that the attack has to offer, and what it took to get there.
+
+    Between the two, of its results: where it says that it has reached its goal.
 
     Of a state machine: for each restart or target its last two iterates (the last step of
     `APGD` is a leap), which owe nothing to one draw, and what it thinks its best.
@@ -188,8 +194,8 @@ def _points(
         arguments = stage.attack, problem.logits_fn, threat, x, y, goal_y, keys
         cost = stage.attack.total_cost(logits.shape[1]) or Cost(0, 0)
         # One forward pass beyond the attack's own says what it broke.
-        points, _ = _stages.attack_batch(*arguments, goal=stage.goal)
-        yield points, cost + Cost(0, 1)
+        points, is_claimed = _stages.attack_batch(*arguments, goal=stage.goal)
+        yield points, is_claimed, cost + Cost(0, 1)
         return
     inner, num_classes = stage.inner, logits.shape[1]
     last = inner.num_calls
@@ -204,9 +210,10 @@ def _points(
             cost = inner.cost(num_classes) * (stop - done)
             done = stop
             if stop == last:
-                yield inner.outcome(state, threat=threat).x_adv, cost
+                outcome = inner.outcome(state, threat=threat)
+                yield outcome.x_adv, outcome.is_broken, cost
             else:
-                yield inner.iterate(state, threat=threat), cost
+                yield inner.iterate(state, threat=threat), None, cost
 
 
 def _advance(attack: Any, problem: Problem, threat: Any, state: Any, num_steps: int):

@@ -93,6 +93,25 @@ def test_attacks_reach_the_optimum_and_no_more(name):
     assert low < optimum < high
 
 
+def test_luck_is_told_apart():
+    """A ball of almost no size: what the attack claims is luck, and the points say so.
+
+    One look at the clean point and 11 at those of PGD, all with new draws: an example is
+    left by the attack's word with chance Phi ** 12, in closed form.
+    """
+    model = dataclasses.replace(MODEL, num_samples=1)
+    attack = jr.PGD(num_steps=10, rel_step_size=0.01)
+    report = evaluate(model, attack, threat=jr.Linf(1e-3, bounds=None))
+    assert abs(report.robust_accuracy - worth(X).mean()) < 0.02
+    # A share of N examples, by three of its standard errors.
+    expected = (worth(X) ** 12).mean()
+    error = math.sqrt(expected * (1 - expected) / N)
+    assert abs(report.claimed_accuracy - expected) < 3 * error
+    assert report.claimed_accuracy < report.robust_accuracy - 0.3
+    assert report.summary()["claimed_accuracy"] == report.claimed_accuracy
+    assert f"claimed   {100 * report.claimed_accuracy:.2f}%" in str(report)
+
+
 @pytest.mark.slow
 def test_rand():
     """AutoAttack's version for random models: two stages, each on the expected loss."""
