@@ -19,7 +19,7 @@ from jaxrobust.attacks._model import as_model
 from jaxrobust.evaluation import _audit, _given
 from jaxrobust.evaluation._papers import papers
 from jaxrobust.evaluation.partial import PartialReport
-from jaxrobust.evaluation.queue import _forward, _random, _stages
+from jaxrobust.evaluation.queue import _forward, _memory, _random, _stages
 from jaxrobust.evaluation.queue._budget import Budget, Stopped
 from jaxrobust.evaluation.queue._fingerprint import fingerprint
 from jaxrobust.evaluation.queue._problem import NOTHING, Found, Problem, Stage
@@ -105,6 +105,8 @@ def prepare(
     is_random = _random.is_random(logits_fn)
     stages = _stages_of(attack, key, y, threat, options, is_random=is_random)
     problem = _problem(logits_fn, threat, x, y, stages, placing, size, options)
+    if options.batch_size is None:
+        size = _memory.fitting(stages, problem, size)
     settings = _audit.settings(attack, threat, key, size, placing.num_devices)
     if is_random:
         settings["random_model"] = _random.settings(problem.logits_fn)

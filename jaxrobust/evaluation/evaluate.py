@@ -99,7 +99,7 @@ def evaluate(
         They are broken anyway; but only so does `report.reached` count every target
         that can be reached.
       batch_size: Examples at a time, on all devices together; by default 128 on CPUs, 512 a
-        device elsewhere.
+        device elsewhere, or the power of two that fits into its memory.
       stop_early: False runs every attack to its end on every example, so that losses
         and distances under attack are those of the whole attack.
       individually: Run each attack of several on all examples, not on those that

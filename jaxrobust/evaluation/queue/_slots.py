@@ -105,6 +105,13 @@ def rounds(
         yield slots
 
 
+def lower(stage: Stage, problem: Problem, rows: np.ndarray) -> Any:
+    """Return the program of a round on as many slots, not compiled."""
+    slots = begin(stage, problem, rows, len(rows))
+    arguments = stage.inner, problem.logits_fn, problem.threat_of(rows), slots.state, 1
+    return _advance.lower(*arguments, is_loop=problem.is_loop)
+
+
 def _round(
     stage: Stage,
     problem: Problem,

@@ -266,6 +266,20 @@ def _judge(logits_fn, x_adv, y, labels, *, goal):
     return losses.is_broken(goal, logits, y), predictions.predict(logits) != labels
 
 
+def lower(stage: Stage, problem: Problem, rows: np.ndarray) -> Any:
+    """Return the program of a batch of an attack that is run to its end, not compiled."""
+    return attack_batch.lower(*_arguments(stage, problem, rows), goal=stage.goal)
+
+
+def _arguments(stage: Stage, problem: Problem, rows: np.ndarray) -> tuple[Any, ...]:
+    batch = (problem.x, stage.y, stage.goal_y)
+    batch = jax.tree.map(lambda leaf: leaf[rows], batch)
+    keys = None if stage.keys is None else stage.keys[rows]
+    x, y, goal_y, keys = problem.placing.spread((*batch, keys))
+    threat = problem.threat_of(rows)
+    return stage.attack, problem.logits_fn, threat, x, y, goal_y, keys
+
+
 def _in_batches(
     stage: Stage, problem: Problem, saved: Saved, size: int
 ) -> Iterator[_slots.Slots]:
@@ -274,14 +288,8 @@ def _in_batches(
     line = saved.slots
     while line is not None and len(line.waiting):
         chosen, count = next(_forward.batches(line.waiting[:, 0], size))
-        batch = (problem.x, stage.y, stage.goal_y)
-        batch = jax.tree.map(lambda leaf, c=chosen: leaf[c], batch)
-        keys = None if stage.keys is None else stage.keys[chosen]
-        x, y, goal_y, keys = problem.placing.spread((*batch, keys))
-        threat = problem.threat_of(chosen)
-        arguments = stage.attack, problem.logits_fn, threat, x, y, goal_y, keys
         x_adv, is_broken = problem.placing.fetch(
-            attack_batch(*arguments, goal=stage.goal)
+            attack_batch(*_arguments(stage, problem, chosen), goal=stage.goal)
         )
         kept = slice(count)
         loss = np.zeros(count, np.float32)  # every example comes once
