@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import jax
 import rich.box
@@ -82,7 +82,25 @@ PICTURES = Pictures()
 def parse(config: Any, name: str, description: str | None, **options: Any) -> Any:
     """Read the command line of `python -m experiments.NAME`."""
     prog = f"python -m experiments.{name}"
+    keep_compiled()
     return tyro.cli(config, prog=prog, description=description, **options)
+
+
+def keep_compiled() -> None:
+    """Keep compiled programs for later runs, unless the user has said where, or not to.
+
+    Apart for each processor: a home directory may be shared, and programs are made for one.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    if cast(Any, jax.config).jax_compilation_cache_dir is not None:
+        return
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    processor = re.sub(r"\W+", "_", _processor())
+    path = pathlib.Path(cache).expanduser() / "jaxrobust" / "compiled" / processor
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    # JAX keeps what has taken a second; most programs of an evaluation take less.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def text_of(eps: float) -> str:

@@ -17,6 +17,9 @@ if not os.environ.get("JAXROBUST_OPTIMIZE"):
     _FLAGS += " --xla_llvm_disable_expensive_passes=true"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
+# Experiments that tests call keep no programs in the user's cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", "")
+
 # Four virtual devices for the tests of sharding; must come before JAX starts.
 jax.config.update("jax_num_cpu_devices", 4)
 # Silent broadcasts of arrays of different rank are errors.

@@ -37,6 +37,25 @@ def test_radii_as_the_papers_write_them(text, value):
     assert tyro.cli(attack.Config, args=["checkpoint", "--eps", text]).eps == value
 
 
+def test_compiled_programs_are_kept(monkeypatch, tmp_path):
+    """In the user's cache, unless the environment says where, or nowhere."""
+    seen = {}
+    monkeypatch.setattr(
+        jax.config, "update", lambda name, value: seen.update({name: value})
+    )
+    monkeypatch.setattr(
+        type(jax.config), "jax_compilation_cache_dir", None, raising=False
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
+    _common.keep_compiled()
+    assert not seen
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    _common.keep_compiled()
+    path = seen["jax_compilation_cache_dir"]
+    assert path.startswith(str(tmp_path / "jaxrobust" / "compiled"))
+
+
 @pytest.mark.parametrize("module", [linear_mnist, mnist_fgsm])
 def test_radii_of_every_experiment(module):
     assert tyro.cli(module.Config, args=["--eps", "8/255"]).eps == 8 / 255
