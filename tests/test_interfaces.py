@@ -1,4 +1,4 @@
-"""docs/interfaces.md and docs/training.md: every example runs, as it stands there."""
+"""Pages of docs/ for those who write their own: every example runs, as it stands there."""
 
 import pathlib
 import re
@@ -8,8 +8,9 @@ import pytest
 from jaxrobust import training
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
-# Page -> an attack (two), a threat, a loss, an objective with a gradient; ACAT, TRADES.
-NUM_EXAMPLES = {"interfaces.md": 5, "training.md": 2}
+# Page -> an attack (two), a threat, a loss, an objective with a gradient; ACAT, TRADES;
+# Linen, Equinox, NNX.
+NUM_EXAMPLES = {"interfaces.md": 5, "training.md": 2, "own_loop.md": 3}
 CODE = {
     name: re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
     for name in NUM_EXAMPLES

@@ -23,6 +23,7 @@ from jaxrobust.training.objectives import Objective
 from jaxrobust.training.several import average_of, one_of, worst_of
 from jaxrobust.training.smoothing import label_smoothing
 from jaxrobust.training.standard import standard
+from jaxrobust.training.stateful import stateful
 from jaxrobust.training.trades import trades
 
 # The loop's file is not called `fit`: importing it would hide the function.
@@ -67,6 +68,7 @@ __all__ = [
     "save_checkpoint",
     "standard",
     "steps",
+    "stateful",
     "trades",
     "worst_of",
 ]
