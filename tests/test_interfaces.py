@@ -9,8 +9,8 @@ from jaxrobust import training
 
 DOCS = pathlib.Path(__file__).parents[1] / "docs"
 # Page -> an attack (two), a threat, a loss, an objective with a gradient; ACAT, TRADES;
-# Linen, Equinox, NNX.
-NUM_EXAMPLES = {"interfaces.md": 5, "training.md": 2, "own_loop.md": 3}
+# Linen, Equinox, NNX, several seeds.
+NUM_EXAMPLES = {"interfaces.md": 5, "training.md": 2, "own_loop.md": 4}
 CODE = {
     name: re.findall(r"```python\n(.*?)```", (DOCS / name).read_text(), re.DOTALL)
     for name in NUM_EXAMPLES
