@@ -67,8 +67,8 @@ __all__ = [
     "refresh_statistics",
     "save_checkpoint",
     "standard",
-    "steps",
     "stateful",
+    "steps",
     "trades",
     "worst_of",
 ]
