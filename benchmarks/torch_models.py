@@ -4,6 +4,7 @@ Written as a user of torch would write them: NCHW inputs, layers of torch.nn. Th
 put into `channels_last`, which on the CPU was as fast as the default layout or faster.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,40 @@ class SmallConvNet(nn.Module):
         return self.output(functional.relu(self.dense(x.flatten(1))))
 
 
+class Cifar10(nn.Module):
+    """The normalisation of CIFAR-10; it has no part in the state_dict."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        if input_shape[-1] != 3:
+            raise ValueError(
+                f"the twin takes images of three channels, not {input_shape[-1]}"
+            )
+        mean, std = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+        for name, values in (("mean", mean), ("std", std)):
+            buffer = torch.tensor(values).view(1, 3, 1, 1)
+            self.register_buffer(name, buffer, persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the normalised images."""
+        return (x - self.mean) / self.std
+
+
 class PreActBlock(nn.Module):
     """Twin of `jaxrobust.models.preact_resnet.PreActBlock`."""
 
-    def __init__(self, in_features: int, out_features: int, strides: int) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        strides: int,
+        activation: Callable = functional.relu,
+    ) -> None:
         super().__init__()
+        self.activation = activation
         three = {"kernel_size": 3, "padding": 1, "bias": False}
         self.norm1 = nn.BatchNorm2d(in_features)
         self.conv1 = nn.Conv2d(in_features, out_features, stride=strides, **three)
@@ -94,10 +124,10 @@ class PreActBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return `[B, out_features, H', W']`."""
-        active = functional.relu(self.norm1(x))
+        active = self.activation(self.norm1(x))
         skip = x if self.shortcut is None else self.shortcut(active)
         residual = self.conv1(active)
-        return skip + self.conv2(functional.relu(self.norm2(residual)))
+        return skip + self.conv2(self.activation(self.norm2(residual)))
 
 
 class PreActResNet18(nn.Module):
@@ -109,13 +139,8 @@ class PreActResNet18(nn.Module):
         self, input_shape: tuple[int, ...], num_classes: int, *, width: int = 64
     ) -> None:
         super().__init__()
-        channels = input_shape[-1]
-        if channels != 3:
-            raise ValueError(f"the twin takes images of three channels, not {channels}")
-        mean, std = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        self.cifar10 = Cifar10(input_shape)
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
         features, blocks = width, []
         for stage in range(4):
             for index in range(2):
@@ -128,10 +153,40 @@ class PreActResNet18(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits `[B, num_classes]` of images `[B, C, H, W]`."""
-        x = self.stem((x - self.mean) / self.std)
+        x = self.stem(self.cifar10(x))
         for block in self.blocks:
             x = block(x)
         x = functional.relu(self.norm(x))
+        return self.output(x.mean((2, 3)))
+
+
+class SmallResNet(nn.Module):
+    """Twin of `jaxrobust.models.SmallResNet` with SiLU and CIFAR-10's normalisation."""
+
+    flat = None
+
+    def __init__(
+        self, input_shape: tuple[int, ...], num_classes: int, *, width: int = 32
+    ) -> None:
+        super().__init__()
+        self.cifar10 = Cifar10(input_shape)
+        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        features, blocks = width, []
+        for stage in range(3):
+            strides = 1 if stage == 0 else 2
+            out = width * 2**stage
+            blocks.append(PreActBlock(features, out, strides, functional.silu))
+            features = out
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.BatchNorm2d(features)
+        self.output = nn.Linear(features, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits `[B, num_classes]` of images `[B, C, H, W]`."""
+        x = self.stem(self.cifar10(x))
+        for block in self.blocks:
+            x = block(x)
+        x = functional.silu(self.norm(x))
         return self.output(x.mean((2, 3)))
 
 
@@ -140,6 +195,7 @@ _TWINS: dict[str, Any] = {
     "madry_convnet": MadryConvNet,
     "small_convnet": SmallConvNet,
     "preact_resnet18": PreActResNet18,
+    "small_resnet": SmallResNet,
 }
 # Names of Flax NNX on the left, of torch on the right.
 _NAMES = {"kernel": "weight", "scale": "weight"}

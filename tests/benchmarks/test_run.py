@@ -201,6 +201,7 @@ def test_mistakes_are_named(options):
         "tutorial_convnet",
         "madry_convnet",
         "small_convnet",
+        "small_resnet",
         pytest.param("preact_resnet18", marks=pytest.mark.slow),
     ],
 )
@@ -209,7 +210,7 @@ def test_twins_in_torch_have_the_same_logits(name):
     from benchmarks import torch_models
 
     spec = {"name": name, "input_shape": (9, 6, 3), "num_classes": 4}
-    spec |= {"width": 4} if name == "preact_resnet18" else {}
+    spec |= {"width": 4} if "resnet" in name else {}
     x = np.random.default_rng(0).random((3, 9, 6, 3), np.float32)
     problem = weights.pack(weights.create(spec), spec, x)
     torch_models.load(problem)
