@@ -52,6 +52,7 @@ def check_bound(report, whole):
     np.testing.assert_array_equal(report.predicted_adv, predicted)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("num_rounds", [1, 13])
 def test_stopped_again_and_again(tmp_path, monkeypatch, whole, num_rounds):
     """After each batch or round; in the end the bits of a run that was not stopped."""

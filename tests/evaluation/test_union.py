@@ -86,6 +86,7 @@ def test_the_table_and_the_files(union, tmp_path):
     assert union.citation().count("{madry2018,") == 1
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("num_rounds", [5, 40])
 def test_killed_and_resumed(tmp_path, monkeypatch, num_rounds):
     """Under the first threat and under the second, whose turn comes later."""

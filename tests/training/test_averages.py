@@ -52,6 +52,7 @@ def test_its_statistics_are_those_of_its_own_hidden_units(whole_run):
     assert whole_run.last.norm.momentum == 0.99
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("num_saves", [2, 4])
 def test_interrupted_is_uninterrupted(whole_run, tmp_path, monkeypatch, num_saves):
     saves, original = iter(range(num_saves)), RunDirectory.save

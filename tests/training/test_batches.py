@@ -63,6 +63,7 @@ def test_an_iterable_begins_anew_in_each_epoch():
     assert_same_result(as_list, fit(lambda epoch: batches(0)))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("num_steps", [4, 6, 8, 12, 14])
 def test_interrupted_is_uninterrupted(whole_run, tmp_path, num_steps):
     """Within the first epoch, whose length is not known yet, at its end, later."""
