@@ -4,7 +4,8 @@ Command   python -m experiments.compare_methods                         (digits,
           python -m experiments.compare_methods --dataset mnist --data-dir DIR
           python -m experiments.compare_methods --dataset cifar10 --data-dir DIR
 
-Time      digits TO BE MEASURED; mnist and cifar10 take hours, and go on where they stopped
+Time      digits some twenty minutes (not measured yet); mnist and cifar10 take hours, and
+          go on where they stopped
 
 Out       out/compare_methods/DATASET: a directory for each method and seed, table.json
           and pareto.png

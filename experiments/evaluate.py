@@ -90,8 +90,8 @@ def run(
         )
     state_file = config.out / "state.npz"
     settings = _common.config_of(config) | {"model": name, "data": examples.name}
-    for name in ("save_every", "max_seconds"):  # may change between two sessions
-        del settings[name]
+    for option in ("save_every", "max_seconds"):  # may change between two sessions
+        del settings[option]
     _runs.claim(config.out, settings, restart=config.restart, state_file=state_file)
     provenance = _common.provenance()
     attack = ATTACKS[config.attack]

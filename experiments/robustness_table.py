@@ -3,11 +3,10 @@
 Command   python -m experiments.robustness_table                    (digits)
           python -m experiments.robustness_table --dataset mnist --data-dir DIR
           python -m experiments.robustness_table --dataset cifar10 --data-dir DIR
-
           python -m experiments.robustness_table --dataset cifar10 --model small ...
 
-Time      digits 1 to 2 minutes, mnist 10 to 40 minutes, cifar10 with the small model TO BE
-          MEASURED on 2 cores; cifar10 with its PreActResNet-18 needs a GPU
+Time      digits 1 to 2 minutes, mnist 10 to 40 minutes, cifar10 with the small model some
+          hours (not measured yet) on 2 cores; cifar10 with its PreActResNet-18 needs a GPU
 
 Out       out/robustness_table/digits_0.2: of each data set and eps its own, with the models
           in standard/best, FGSM/best and PGD/best

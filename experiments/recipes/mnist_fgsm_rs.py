@@ -2,9 +2,9 @@
 
 Command   python -m experiments.train mnist_fgsm_rs --data-dir DIR
 
-Time      TO BE MEASURED
+Time      not measured yet
 
-Expected  TO BE MEASURED
+Expected  not measured yet
 """
 
 import optax

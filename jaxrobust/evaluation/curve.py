@@ -123,7 +123,7 @@ def robustness_curve(
         raise ValueError(f"eps={eps}: a sequence of at least one radius is needed.")
     if {"state_file", "max_seconds"} & options.keys():
         raise ValueError(
-            "robustness_curve neither saves its state nor stops early: call evaluate for "
+            "robustness_curve does not save its state, nor stop early: call evaluate for "
             "each radius."
         )
     is_left, robust, reports = np.ones(len(y), bool), [], []

@@ -104,7 +104,7 @@ def stateful(
       ...     return x * params
       >>> attack = jr.PGD(num_steps=2, loss=jr.losses.kl)
       >>> loss_fn = stateful(jr.training.trades(attack, jr.Linf(0.1)), train_fn, eval_fn)
-      >>> x, y, key = jnp.full((1, 2), 0.5), jnp.array([0]), jax.random.key(0)
+      >>> x, y, key = jnp.array([[0.2, 0.6]]), jnp.array([0]), jax.random.key(0)
       >>> gradient = jax.value_and_grad(loss_fn, has_aux=True)
       >>> (loss, (metrics, count)), grads = gradient(jnp.float32(1), 0, x, y, key=key)
       >>> print(count)

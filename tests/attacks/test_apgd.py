@@ -132,6 +132,7 @@ def test_l1_iterates_agree_with_the_reference(num_stages):
     np.testing.assert_array_equal(state.best_broken, expected.is_broken)
 
 
+@pytest.mark.slow
 def test_l1_stages():
     """The stages shrink at the stated steps and share the evaluations."""
     plan = l1.stages(jr.APGD())
@@ -323,6 +324,7 @@ class Cube:
         return jr.Linf(self.eps, bounds=None).distance(x_adv, x)
 
 
+@pytest.mark.slow
 def test_unknown_threats():
     """They use the recipe of l_inf and l_2 with their own steps and projections."""
     attack = jr.APGD(num_steps=5)

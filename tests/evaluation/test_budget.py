@@ -125,6 +125,7 @@ def test_the_clock(whole):
     assert not report.is_finished and report.cost["gradients"] > 0
 
 
+@pytest.mark.slow
 def test_several_threats(tmp_path, monkeypatch):
     """For all together: those that had no time are undecided, and so is the union."""
     options = dict(attack=PGD, threat=[THREAT, jr.L2(0.1)])
@@ -150,6 +151,7 @@ def test_several_threats(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_random_models(tmp_path, monkeypatch):
     """Between two batches: every example that was not attacked to the end is undecided."""
     model = jr.randomized(

@@ -46,6 +46,7 @@ def test_each_row_is_the_evaluation_alone(union):
     assert union.robust_interval == jr.evaluation.wilson(int((linf & l2).sum()), N)
 
 
+@pytest.mark.slow
 def test_an_attack_for_each_threat(union):
     """Tuples as lists; the table names the attacks."""
     attacks = (jr.FGSM(), PGD)
@@ -86,6 +87,7 @@ def test_the_table_and_the_files(union, tmp_path):
     assert union.citation().count("{madry2018,") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.thin
 @pytest.mark.parametrize("num_rounds", [5, 40])
 def test_killed_and_resumed(tmp_path, monkeypatch, num_rounds):

@@ -40,6 +40,7 @@ def test_writes_its_results(checkpoint, tmp_path, options):
     report = run(checkpoint, tmp_path, "--num-test", "40", *options)
     saved = json.loads((tmp_path / "evaluate.json").read_text())
     assert saved["report"]["robust_accuracy"] == report.robust_accuracy
+    assert saved["name"] == str(checkpoint)
     assert {"commit", "date", "device", "config", "seconds"} <= saved.keys()
     record = json.loads((tmp_path / "robustbench.json").read_text())
     assert record["dataset"] == "digits"

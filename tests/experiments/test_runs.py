@@ -23,8 +23,8 @@ def claim(out, settings=SETTINGS, restart=False, **options):
 
 
 def checkpoint(path):
-    spec = {"name": "linear", "input_shape": [4, 4, 1], "num_classes": 3, "seed": 0}
-    model = jr.models.create(**spec | {"input_shape": (4, 4, 1)})
+    spec = {"name": "linear", "input_shape": [8, 8, 1], "num_classes": 10, "seed": 0}
+    model = jr.models.create(**spec | {"input_shape": (8, 8, 1)})
     jr.training.save_checkpoint(path, model, {"model": spec})
 
 

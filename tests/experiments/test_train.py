@@ -17,6 +17,7 @@ def run(out, *options):
     return train.main(train.parse(arguments))
 
 
+@pytest.mark.slow
 def test_a_recipe_is_trained_attacked_and_resumed(tmp_path):
     """The same command again trains nothing more, and says the same."""
     result = run(tmp_path)

@@ -37,6 +37,7 @@ def test_it_is_the_mean_of_the_ends_of_late_epochs(whole_run):
     assert whole_run.history[-1]["val_clean"] == pytest.approx(accuracy, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_every_other_epoch():
     average = training.SWA(start=0.4, every=2)  # the second and the fourth
     ends = [run(i, average=None).last.out.kernel[...] for i in (2, 4)]
@@ -52,6 +53,7 @@ def test_its_statistics_are_those_of_its_own_hidden_units(whole_run):
     assert whole_run.last.norm.momentum == 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.thin
 @pytest.mark.parametrize("num_saves", [2, 4])
 def test_interrupted_is_uninterrupted(whole_run, tmp_path, monkeypatch, num_saves):

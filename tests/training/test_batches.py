@@ -56,6 +56,7 @@ class Loader:
         return batches(0)
 
 
+@pytest.mark.slow
 def test_an_iterable_begins_anew_in_each_epoch():
     as_list = fit(list(batches(0)))
     assert [line["step"] for line in as_list.history] == [6, 12]

@@ -44,6 +44,7 @@ def test_value_and_update():
     assert metrics["cosine"] < 0.99
 
 
+@pytest.mark.slow
 def test_gradients_that_are_zero():
     """A constant model has no direction: no NaN, and nothing to align."""
     objective = jr.training.gradalign(ref.shifted, ref.FREE)

@@ -87,6 +87,7 @@ def test_rematerialisation_changes_nothing():
     )
 
 
+@pytest.mark.slow
 def test_checkpointing_an_objective():
     def objective(trained_fn, attacked_fn, x, y, *, key, step):
         graph, state = nnx.split(trained_fn)

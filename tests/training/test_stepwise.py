@@ -74,6 +74,7 @@ class Log:
         return len(self.lines) == self.last
 
 
+@pytest.mark.slow
 def test_each_line_is_told_and_true_ends_the_run(tmp_path):
     log = Log(2)
     stopped = killed_run.run(4, tmp_path, on_epoch=log, checkpoint_every=100)

@@ -355,6 +355,7 @@ def test_a_single_array_as_state_file(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_one_evaluation_at_a_time(tmp_path, monkeypatch):
     """The second is told of the first; a lock that nobody holds is taken over."""
     file = tmp_path / "state.npz"
