@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m takes its choice
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run an eighth of the cases of a test marked `thin`, three eighths in the slow run.
+    """Run a sixteenth of the cases of a test marked `thin`, seven in the slow run.
 
     The others are marked `exhaustive`, for the week of a release.
     """
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         test = (item.path, item.name.split("[")[0])
         i = count[test]
         count[test] += 1
-        turn = (i + i // 8) % 8  # in turn, where the cases are a grid
+        turn = (i + i // 16) % 16  # in turn, where the cases are a grid
         if turn:
             item.add_marker(
                 pytest.mark.slow if turn % 2 == 0 else pytest.mark.exhaustive

@@ -22,7 +22,14 @@ def test_there_are_examples():
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [(name, code) for name in CODE for code in CODE[name]]
+    ("name", "code"),
+    [
+        pytest.param(
+            name, code, marks=pytest.mark.slow if name == "own_loop.md" and i else ()
+        )
+        for name in CODE
+        for i, code in enumerate(CODE[name])
+    ],
 )
 def test_example_runs(name, code):
     """Nothing is needed but what the example imports, and its assertions hold."""

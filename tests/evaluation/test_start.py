@@ -19,6 +19,7 @@ ATTACKS = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("name", ATTACKS)
 @pytest.mark.parametrize("threat", [jr.Linf(0.1), jr.L2(0.3), jr.L1(0.5)])
 def test_every_attack_starts_where_it_is_told(name, threat):
@@ -65,6 +66,7 @@ def test_misuse(settings, message):
         jr.evaluate(MODEL, X, Y, threat=THREAT, key=KEY, **settings)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("kind", [jr.Linf, jr.L2, jr.L1])
 def test_the_distance_to_the_boundary_of_a_linear_model(kind):
     """Law 2 for minimum norm: FAB at whatever distance, |gap| over the dual norm of w."""

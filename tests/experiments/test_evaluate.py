@@ -48,6 +48,7 @@ def test_writes_its_results(checkpoint, tmp_path, options):
     assert not (tmp_path / "state.npz").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:not finished")
 def test_a_budget(checkpoint, tmp_path):
     """No record for a board until the same command, with more time, has ended."""

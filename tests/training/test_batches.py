@@ -64,7 +64,7 @@ def test_an_iterable_begins_anew_in_each_epoch():
     assert_same_result(as_list, fit(lambda epoch: batches(0)))
 
 
-@pytest.mark.thin
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [4, 6, 8, 12, 14])
 def test_interrupted_is_uninterrupted(whole_run, tmp_path, num_steps):
     """Within the first epoch, whose length is not known yet, at its end, later."""
@@ -97,6 +97,7 @@ def changed(epoch, number, change):
     return make
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize(
     "change, error, message",
     [
@@ -161,6 +162,7 @@ class Once:
         return next(self.batches)
 
 
+@pytest.mark.slow
 def test_batches_that_end():
     with pytest.raises(
         ValueError, match=r"no batches in epoch 2\. Pass something that"

@@ -142,7 +142,7 @@ def test_the_run_goes_back_and_on_with_the_other_objective(whole_run):
     assert float(whole_run.last.trap[...]) == 0
 
 
-@pytest.mark.thin
+@pytest.mark.slow
 @pytest.mark.parametrize("num_saves", [1, 3, 4, 5])
 def test_interrupted_is_uninterrupted(whole_run, tmp_path, monkeypatch, num_saves):
     """Before the collapse, between it and the check, and after it."""

@@ -8,6 +8,7 @@ from jaxrobust.evaluation.queue import _memory
 from tests.problems import PGD, evaluate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", [PGD, jr.FGSM(random_start=True)])
 def test_the_largest_power_of_two_that_fits(monkeypatch, attack):
     """Of a device that has room for about 10 of 30; law 3: the result is the same."""
