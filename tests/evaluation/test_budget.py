@@ -52,6 +52,7 @@ def check_bound(report, whole):
     np.testing.assert_array_equal(report.predicted_adv, predicted)
 
 
+@pytest.mark.slow
 @pytest.mark.thin
 @pytest.mark.parametrize("num_rounds", [1, 13])
 def test_stopped_again_and_again(tmp_path, monkeypatch, whole, num_rounds):
@@ -173,5 +174,5 @@ def test_misuse():
     with pytest.raises(ValueError, match="max_seconds=0: a positive number"):
         evaluate(max_seconds=0)
     options = {k: v for k, v in OPTIONS.items() if k != "attack"}
-    with pytest.raises(ValueError, match="nor stops early"):
+    with pytest.raises(ValueError, match="nor stop early"):
         jr.evaluation.robustness_curve(MODEL, X, Y, attack=PGD, eps=[0.1], **options)

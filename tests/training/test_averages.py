@@ -24,6 +24,7 @@ def whole_run():
     return run(5)
 
 
+@pytest.mark.slow
 def test_it_is_the_mean_of_the_ends_of_late_epochs(whole_run):
     ends = [run(i, average=None).last for i in (2, 3, 4, 5)]
     for name in ("hidden", "out"):
@@ -45,6 +46,7 @@ def test_every_other_epoch():
     np.testing.assert_allclose(found, np.mean(ends, 0), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_its_statistics_are_those_of_its_own_hidden_units(whole_run):
     """Nearly: of an epoch's batches, which leave four examples out."""
     x, _ = data(100)
@@ -72,6 +74,7 @@ def test_interrupted_is_uninterrupted(whole_run, tmp_path, monkeypatch, num_save
         run(9, tmp_path)
 
 
+@pytest.mark.slow
 def test_ema_has_a_short_form():
     long = killed_run.run(1, ema_decay=None, average=training.EMA(0.9))
     assert_same(long.last, killed_run.run(1, ema_decay=0.9).last)

@@ -26,6 +26,7 @@ def test_value_and_update():
     ref.check(objective, lambda params: formula(params, 1.5), step=3)
 
 
+@pytest.mark.slow
 def test_saturated_predictions():
     """A probability of 1 for a wrong class, where the published code has a guard."""
     objective = jr.training.mart(jr.FGSM(), jr.Linf(0.0, bounds=None))

@@ -122,6 +122,7 @@ def whole_run():
         return run(4)
 
 
+@pytest.mark.slow
 def test_the_run_goes_back_and_on_with_the_other_objective(whole_run):
     """It is the run that would have changed its objective at the last sound check."""
     collapsed = [line.get("collapsed") for line in whole_run.history]
