@@ -229,3 +229,57 @@ def normalize(normalization: Normalization | None, x: jax.Array) -> jax.Array:
         (1, 2, 2, 1)
     """
     return x if normalization is None else normalization(x)
+
+
+def default_normalization(
+    normalization: Normalization | None, channels: int
+) -> Normalization | None:
+    """Return `normalization`, or what a residual network takes where none is given.
+
+    Args:
+        normalization: channel statistics, or `None`.
+        channels: channels of the images.
+
+    Returns:
+        The statistics; for `None` those of CIFAR-10 if there are three channels.
+
+    Example:
+        >>> default_normalization(None, 3) is CIFAR10, default_normalization(None, 1)
+        (True, None)
+    """
+    return CIFAR10 if normalization is None and channels == 3 else normalization
+
+
+def stages(
+    block: Callable[..., nnx.Module],
+    in_features: int,
+    widths: Sequence[int],
+    num_blocks: int,
+    **options: Any,
+) -> tuple[nnx.List, int]:
+    """Return the blocks of a residual network; each stage but the first halves the image.
+
+    Args:
+        block: makes one, `(in_features, out_features, *, strides, **options)`.
+        in_features: channels before the first block.
+        widths: channels of each stage.
+        num_blocks: blocks of each stage.
+        **options: further arguments of every block, `rngs` among them.
+
+    Returns:
+        The blocks in their order, and the channels after the last.
+
+    Example:
+        >>> def block(in_features, out_features, *, strides, rngs):
+        ...     return conv(in_features, out_features, 3, strides=strides, rngs=rngs)
+        >>> blocks, features = stages(block, 3, (4, 8), 2, rngs=nnx.Rngs(0))
+        >>> [layer.strides for layer in blocks], features
+        ([1, 1, 2, 1], 8)
+    """
+    features, blocks = in_features, []
+    for stage, width in enumerate(widths):
+        for index in range(num_blocks):
+            strides = 2 if stage > 0 and index == 0 else 1
+            blocks.append(block(features, width, strides=strides, **options))
+            features = width
+    return nnx.List(blocks), features

@@ -7,14 +7,15 @@ import jax
 from flax import nnx
 
 from jaxrobust.models.layers import (
-    CIFAR10,
     Activation,
     Normalization,
     activate,
     check_activation,
     conv,
+    default_normalization,
     dense,
     normalize,
+    stages,
 )
 
 
@@ -144,24 +145,19 @@ class PreActResNet18(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         channels = input_shape[-1]
-        if normalization is None and channels == 3:
-            normalization = CIFAR10
+        normalization = default_normalization(normalization, channels)
         self.normalization, self.activation = normalization, activation
         self.stem = conv(channels, width, 3, padding=1, use_bias=False, rngs=rngs)
-        features, blocks = width, []
-        for stage in range(4):
-            for index in range(2):
-                block = PreActBlock(
-                    features,
-                    width * 2**stage,
-                    strides=2 if stage > 0 and index == 0 else 1,
-                    activation=activation,
-                    activated_shortcut=activated_shortcut,
-                    rngs=rngs,
-                )
-                features = width * 2**stage
-                blocks.append(block)
-        self.blocks = nnx.List(blocks)
+        widths = [width * 2**i for i in range(4)]
+        self.blocks, features = stages(
+            PreActBlock,
+            width,
+            widths,
+            2,
+            activation=activation,
+            activated_shortcut=activated_shortcut,
+            rngs=rngs,
+        )
         self.norm = batch_norm(features, rngs=rngs) if final_norm else nnx.data(None)
         self.output = dense(features, num_classes, rngs=rngs)
 

@@ -7,14 +7,15 @@ import jax
 from flax import nnx
 
 from jaxrobust.models.layers import (
-    CIFAR10,
     Activation,
     Normalization,
     activate,
     check_activation,
     conv,
+    default_normalization,
     dense,
     normalize,
+    stages,
 )
 from jaxrobust.models.preact_resnet import batch_norm
 
@@ -113,24 +114,14 @@ class ResNet18(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         channels = input_shape[-1]
-        if normalization is None and channels == 3:
-            normalization = CIFAR10
+        normalization = default_normalization(normalization, channels)
         self.normalization, self.activation = normalization, activation
         self.stem = conv(channels, width, 3, padding=1, use_bias=False, rngs=rngs)
         self.norm = batch_norm(width, rngs=rngs)
-        features, blocks = width, []
-        for stage in range(4):
-            for index in range(2):
-                block = ResidualBlock(
-                    features,
-                    width * 2**stage,
-                    strides=2 if stage > 0 and index == 0 else 1,
-                    activation=activation,
-                    rngs=rngs,
-                )
-                features = width * 2**stage
-                blocks.append(block)
-        self.blocks = nnx.List(blocks)
+        widths = [width * 2**i for i in range(4)]
+        self.blocks, features = stages(
+            ResidualBlock, width, widths, 2, activation=activation, rngs=rngs
+        )
         self.output = dense(features, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

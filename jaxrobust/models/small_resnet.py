@@ -6,14 +6,15 @@ import jax
 from flax import nnx
 
 from jaxrobust.models.layers import (
-    CIFAR10,
     Activation,
     Normalization,
     activate,
     check_activation,
     conv,
+    default_normalization,
     dense,
     normalize,
+    stages,
 )
 from jaxrobust.models.preact_resnet import PreActBlock, batch_norm
 
@@ -59,25 +60,15 @@ class SmallResNet(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         channels = input_shape[-1]
-        if normalization is None and channels == 3:
-            normalization = CIFAR10
+        normalization = default_normalization(normalization, channels)
         self.activation = check_activation(activation)
         self.normalization = normalization
         options = {"padding": 1, "use_bias": False, "rngs": rngs}
         self.stem = conv(channels, width, 3, strides=2, **options)
-        features, blocks = width, []
-        for stage in range(3):
-            for index in range(num_blocks):
-                block = PreActBlock(
-                    features,
-                    width * 2**stage,
-                    strides=2 if stage > 0 and index == 0 else 1,
-                    activation=activation,
-                    rngs=rngs,
-                )
-                features = width * 2**stage
-                blocks.append(block)
-        self.blocks = nnx.List(blocks)
+        widths = [width * 2**i for i in range(3)]
+        self.blocks, features = stages(
+            PreActBlock, width, widths, num_blocks, activation=activation, rngs=rngs
+        )
         self.norm = batch_norm(features, rngs=rngs)
         self.output = dense(features, num_classes, rngs=rngs)
 

@@ -7,13 +7,14 @@ import jax
 from flax import nnx
 
 from jaxrobust.models.layers import (
-    CIFAR10,
     Activation,
     Normalization,
     activate,
     conv,
+    default_normalization,
     dense,
     normalize,
+    stages,
 )
 from jaxrobust.models.preact_resnet import PreActBlock, batch_norm
 
@@ -65,22 +66,15 @@ class WideResNet(nnx.Module):
                 f"depth={depth} is not 6 n + 4 with n >= 1: take 10, 16, 22, 28, 34 ..."
             )
         channels = input_shape[-1]
-        if normalization is None and channels == 3:
-            normalization = CIFAR10
+        normalization = default_normalization(normalization, channels)
         self.normalization, self.activation = normalization, activation
         options: dict[str, Any] = {"kernel_init": _FAN_OUT, "rngs": rngs}
         self.stem = conv(channels, 16, 3, padding=1, use_bias=False, **options)
         options["activation"] = activation
-        features, blocks = 16, []
-        for stage in range(3):
-            for index in range((depth - 4) // 6):
-                strides = 2 if stage > 0 and index == 0 else 1
-                out_features = 16 * width * 2**stage
-                blocks.append(
-                    PreActBlock(features, out_features, strides=strides, **options)
-                )
-                features = out_features
-        self.blocks = nnx.List(blocks)
+        widths = [16 * width * 2**i for i in range(3)]
+        self.blocks, features = stages(
+            PreActBlock, 16, widths, (depth - 4) // 6, **options
+        )
         self.norm = batch_norm(features, rngs=rngs)
         self.output = dense(
             features, num_classes, bias_init=nnx.initializers.zeros_init(), rngs=rngs
