@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import optax
-
 import jaxrobust as jr
 
 _T = jr.training
@@ -86,9 +84,3 @@ def methods(num_steps: int) -> dict[str, Method]:
             lambda t, s, h: _T.distilled(pgd, t, [h], (0.9, 0.1), eps_schedule=s), pgd
         ),
     }
-
-
-def ramp(share: float, num_steps: int) -> optax.Schedule | None:
-    """Return the factor on eps that grows from 0 to 1 in a share of the run."""
-    warmup = round(share * num_steps)
-    return optax.schedules.linear_schedule(0.0, 1.0, warmup) if warmup else None

@@ -1,7 +1,9 @@
 """One way to train a model for an experiment: recipe in, checkpointed model out."""
 
 import dataclasses
+import json
 import pathlib
+import time
 from typing import Any, Literal
 
 import jax
@@ -11,6 +13,8 @@ import tyro
 from flax import nnx
 
 import jaxrobust as jr
+from experiments import _common
+from experiments.evaluate import ATTACKS
 from jaxrobust.data import Dataset
 
 
@@ -62,6 +66,12 @@ class Recipe:
             optax.add_decayed_weights(self.weight_decay),
             optax.sgd(rate, momentum=momentum, nesterov=momentum is not None),
         )
+
+
+def eps_ramp(share: float, num_steps: int) -> optax.Schedule | None:
+    """Return the factor on eps that grows from 0 to 1 in a share of the run."""
+    warmup = round(share * num_steps)
+    return optax.schedules.linear_schedule(0.0, 1.0, warmup) if warmup else None
 
 
 def train(*args: Any, **kwargs: Any) -> tuple[nnx.Module, float]:
@@ -159,3 +169,36 @@ def evaluate(
         progress=progress,
         state_file=state_file,
     )
+
+
+def attacked(
+    model: nnx.Module,
+    data: Dataset,
+    name: str,
+    *,
+    threat: Any,
+    seed: int,
+    out: pathlib.Path,
+    title: str,
+) -> dict[str, Any]:
+    """Return the report's summary under a named attack, its seconds and provenance.
+
+    What an earlier call has finished in `out` is read; what was killed goes on.
+    """
+    directory = out / f"report_{name}"
+    summary = directory / "summary.json"
+    if not summary.is_file():
+        provenance, begin = _common.provenance(), time.monotonic()
+        report = evaluate(
+            model,
+            data,
+            attack=ATTACKS[name],
+            threat=threat,
+            seed=seed,
+            state_file=out / f"state_{name}.npz",
+        )
+        report.save(directory, title=f"{title}, {name}")
+        seconds = round(time.monotonic() - begin, 1)
+        written = report.summary() | {"seconds": seconds, "provenance": provenance}
+        _common.write_json(summary, written)
+    return json.loads(summary.read_text())

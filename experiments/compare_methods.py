@@ -16,7 +16,6 @@ Expected  standard and FGSM training lose everything to AutoAttack, the others h
 import dataclasses
 import pathlib
 import statistics
-import time
 from typing import Any
 
 import tyro
@@ -24,7 +23,6 @@ import tyro
 import jaxrobust as jr
 from experiments import _common, _methods, _runs, _training
 from experiments._recipes import DATASETS, RECIPES
-from experiments.evaluate import ATTACKS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +116,13 @@ def _trained(
     )
     threat = jr.Linf(_eps(config))
     share = base.eps_warmup if method.ramp is None else method.ramp
-    schedule = _methods.ramp(share, recipe.num_steps(len(data.x_train)))
+    schedule = _training.eps_ramp(share, recipe.num_steps(len(data.x_train)))
     result, seconds = _training.fit(
         data,
         recipe,
         method.objective(threat, schedule, helper),
         seed=seed,
-        out=config.directory / f"{name}_{seed}".replace(" ", "_"),
+        out=_directory(config, name, seed),
         gradient=method.gradient,
     )
     return result.last, seconds, epochs
@@ -135,25 +133,29 @@ def _run(
 ) -> dict[str, Any]:
     """Train and attack one model."""
     model, seconds, epochs = _trained(config, method, name, data, seed, helper)
-    begin = time.monotonic()
-    directory = config.directory / f"{name}_{seed}".replace(" ", "_")
-    accuracies: dict[str, float] = {}
-    for attack in config.attacks:
-        report = _training.evaluate(
+    directory = _directory(config, name, seed)
+    reports = {
+        attack: _training.attacked(
             model,
             data,
-            attack=ATTACKS[attack],
+            attack,
             threat=jr.Linf(_eps(config)),
             seed=seed + 1,
-            state_file=directory / f"state_{attack}.npz",
+            out=directory,
+            title=f"{name}, seed {seed}",
         )
-        accuracies |= {"clean": report.clean_accuracy, attack: report.robust_accuracy}
+        for attack in config.attacks
+    }
+    accuracies: dict[str, float] = {}
+    for attack, report in reports.items():
+        accuracies["clean"] = report["clean_accuracy"]
+        accuracies[attack] = report["robust_accuracy"]
     return {
         "seed": seed,
         "num_epochs": epochs,
         "gradients_per_example": epochs * method.cost(data.num_classes),
         "train_seconds": seconds,
-        "test_seconds": round(time.monotonic() - begin, 1),
+        "test_seconds": sum(report["seconds"] for report in reports.values()),
         "accuracies": accuracies,
     }
 
@@ -194,6 +196,10 @@ def print_table(result: dict[str, Any]) -> None:
 def _cell(figure: dict[str, Any]) -> str:
     spread = "" if figure["std"] is None else f" ± {100 * figure['std']:.1f}"
     return f"{100 * figure['mean']:.1f}{spread}"
+
+
+def _directory(config: Config, name: str, seed: int) -> pathlib.Path:
+    return config.directory / f"{name}_{seed}".replace(" ", "_")
 
 
 def _eps(config: Config) -> float:

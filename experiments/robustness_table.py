@@ -20,8 +20,6 @@ import functools
 import time
 from typing import Any
 
-import optax
-
 import jaxrobust as jr
 from experiments import _common, _runs, _training, table
 from experiments._recipes import RECIPES, Config
@@ -90,18 +88,17 @@ def _objectives(config: Config, threat: jr.Linf, num_steps: int) -> dict[str, An
         keep_best=False,
     )
     adversarial = functools.partial(jr.training.adversarial, threat=threat)
-
-    def schedule(share: float) -> optax.Schedule | None:
-        warmup = round(share * num_steps)
-        return optax.schedules.linear_schedule(0.0, 1.0, warmup) if warmup else None
-
+    fgsm_schedule, pgd_schedule = (
+        _training.eps_ramp(share, num_steps)
+        for share in (config.fgsm_eps_warmup, config.eps_warmup)
+    )
     return {
         "standard": (jr.training.standard(), None),
         "FGSM": (
-            adversarial(jr.FGSM(), eps_schedule=schedule(config.fgsm_eps_warmup)),
+            adversarial(jr.FGSM(), eps_schedule=fgsm_schedule),
             jr.FGSM(),
         ),
-        "PGD": (adversarial(pgd, eps_schedule=schedule(config.eps_warmup)), pgd),
+        "PGD": (adversarial(pgd, eps_schedule=pgd_schedule), pgd),
     }
 
 

@@ -9,10 +9,8 @@ Out       out/train/NAME: metrics.jsonl, the checkpoints `last` and `best`, resu
 """
 
 import dataclasses
-import json
 import pathlib
 import sys
-import time
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -82,7 +80,15 @@ def main(config: Config) -> dict[str, Any]:
         gradient=getattr(module, "GRADIENT", None),
     )
     reports = {
-        name: _attacked(config, getattr(result, config.evaluated), data, threat, name)
+        name: _training.attacked(
+            getattr(result, config.evaluated),
+            data,
+            name,
+            threat=threat,
+            seed=config.seed + 1,
+            out=config.directory,
+            title=config.name,
+        )
         for name in config.attacks
     }
     written = {
@@ -110,31 +116,6 @@ def _check(config: Config) -> None:
             raise ValueError(
                 f"--attacks {name}: choose from {', '.join(ATTACKS)}, or none."
             )
-
-
-def _attacked(config: Config, model, data, threat, name: str) -> dict[str, Any]:
-    """Return the summary of the report under one attack, and what was measured how.
-
-    What an earlier call has finished is read.
-    """
-    out = config.directory / f"report_{name}"
-    summary = out / "summary.json"
-    if summary.is_file():
-        return json.loads(summary.read_text())
-    provenance, begin = _common.provenance(), time.monotonic()
-    report = _training.evaluate(
-        model,
-        data,
-        attack=ATTACKS[name],
-        threat=threat,
-        seed=config.seed + 1,
-        state_file=config.directory / f"state_{name}.npz",
-    )
-    report.save(out, title=f"{config.name}, {name}")
-    seconds = round(time.monotonic() - begin, 1)
-    written = report.summary() | {"seconds": seconds, "provenance": provenance}
-    _common.write_json(summary, written)
-    return json.loads(summary.read_text())
 
 
 def _print(result: dict[str, Any]) -> None:

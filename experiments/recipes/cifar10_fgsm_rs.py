@@ -7,20 +7,15 @@ Time      15 epochs; for a GPU, and not measured by us
 Expected  published: 83.3% clean, 43.2% under AutoAttack (RobustBench, Wong2020Fast)
 """
 
+import dataclasses
+
 import jaxrobust as jr
-from experiments._training import Recipe
+from experiments._recipes import RECIPES
 
 DATASET, EPS = "cifar10", 8 / 255
 # Wong et al. 2020, arXiv:2001.03994: a cyclic rate up to 0.2, 15 epochs.
-RECIPE = Recipe(
-    model="preact_resnet18",
-    num_epochs=15,
-    batch_size=128,
-    learning_rate=0.2,
-    weight_decay=5e-4,
-    augment=True,
-    attacked_mode="train",
-    num_validation=1000,
+RECIPE = dataclasses.replace(
+    RECIPES["cifar10"].recipe, num_epochs=15, attacked_mode="train", num_validation=1000
 )
 
 

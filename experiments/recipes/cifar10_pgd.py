@@ -7,19 +7,13 @@ Time      30 epochs; for a GPU, and not measured by us
 Expected  published for 200 epochs: 83.3% clean, 47.6% under AutoAttack (docs/training.md)
 """
 
+import dataclasses
+
 import jaxrobust as jr
-from experiments._training import Recipe
+from experiments._recipes import RECIPES
 
 DATASET, EPS = "cifar10", 8 / 255
-RECIPE = Recipe(
-    model="preact_resnet18",
-    num_epochs=30,
-    batch_size=128,
-    learning_rate=0.2,
-    weight_decay=5e-4,
-    augment=True,
-    num_validation=1000,
-)
+RECIPE = dataclasses.replace(RECIPES["cifar10"].recipe, num_validation=1000)
 
 
 def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:

@@ -7,23 +7,15 @@ Time      not measured yet; hours on 2 cores
 Expected  not measured yet
 """
 
+import dataclasses
+
 import jaxrobust as jr
-from experiments._training import Recipe
+from experiments._recipes import RECIPES
 
 DATASET, EPS = "cifar10", 8 / 255
 # A cyclic rate, Wong et al. 2020, arXiv:2001.03994; N-FGSM with noise of twice eps, de
 # Jorge et al. 2022, arXiv:2202.01181; an average of the weights and smooth labels.
-RECIPE = Recipe(
-    model="small_resnet",
-    model_options={"width": 48},
-    num_epochs=30,
-    batch_size=128,
-    learning_rate=0.2,
-    weight_decay=5e-4,
-    augment=True,
-    ema_decay=0.998,
-    num_validation=1000,
-)
+RECIPE = dataclasses.replace(RECIPES["cifar10 small"].recipe, num_validation=1000)
 
 
 def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:

@@ -7,19 +7,18 @@ Time      100 epochs; for a GPU, and not measured by us
 Expected  published for 200 epochs: 82.7% clean, 51.9% under AutoAttack (docs/training.md)
 """
 
+import dataclasses
+
 import jaxrobust as jr
-from experiments._training import Recipe
+from experiments._recipes import RECIPES
 
 DATASET, EPS = "cifar10", 8 / 255
-RECIPE = Recipe(
-    model="preact_resnet18",
+RECIPE = dataclasses.replace(
+    RECIPES["cifar10"].recipe,
     num_epochs=100,
-    batch_size=128,
     learning_rate=0.1,
     schedule="step",
     drop_at=0.75,
-    weight_decay=5e-4,
-    augment=True,
     ema_decay=0.999,
     num_validation=1000,
 )

@@ -7,20 +7,15 @@ Time      a minute on 2 cores
 Expected  not measured yet
 """
 
+import dataclasses
+
 import optax
 
 import jaxrobust as jr
-from experiments._training import Recipe
+from experiments._recipes import RECIPES
 
 DATASET, EPS = "digits", 0.2
-RECIPE = Recipe(
-    model="small_convnet",
-    num_epochs=40,
-    batch_size=50,
-    optimizer="adam",
-    learning_rate=5e-3,
-    num_validation=200,
-)
+RECIPE = dataclasses.replace(RECIPES["digits"].recipe, num_validation=200)
 
 
 def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:

@@ -7,20 +7,15 @@ Time      not measured yet
 Expected  not measured yet
 """
 
+import dataclasses
+
 import optax
 
 import jaxrobust as jr
-from experiments._training import Recipe
+from experiments._recipes import RECIPES
 
 DATASET, EPS = "mnist", 0.3
-RECIPE = Recipe(
-    model="small_convnet",
-    num_epochs=20,
-    batch_size=100,
-    optimizer="adam",
-    learning_rate=5e-3,
-    num_validation=5000,
-)
+RECIPE = dataclasses.replace(RECIPES["mnist"].recipe, num_epochs=20)
 
 
 def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:

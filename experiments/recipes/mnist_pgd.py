@@ -2,26 +2,21 @@
 
 Command   python -m experiments.train mnist_pgd --data-dir DIR
 
-Time      TO BE MEASURED
+Time      28 minutes of training on 2 cores, with other work beside it
 
-Expected  TO BE MEASURED
+Expected  99.1% clean; AutoAttack on the whole test set takes longer than the training, and
+          has not been run to its end yet
 """
+
+import dataclasses
 
 import optax
 
 import jaxrobust as jr
-from experiments._training import Recipe
+from experiments._recipes import RECIPES
 
 DATASET, EPS = "mnist", 0.3
-RECIPE = Recipe(
-    model="small_convnet",
-    num_epochs=30,
-    batch_size=100,
-    optimizer="adam",
-    learning_rate=5e-3,
-    ema_decay=0.999,
-    num_validation=5000,
-)
+RECIPE = dataclasses.replace(RECIPES["mnist"].recipe, num_epochs=30, ema_decay=0.999)
 
 
 def objective(threat: jr.types.Threat, num_steps: int) -> jr.training.Objective:
