@@ -166,7 +166,7 @@ def check_all(
     """
     (x, y), (trained, scored) = data, threats
     shape, num_classes = check_model(logits_fn, x[:batch_size], y, validation, augment)
-    trained = [*map(known, trained if type(trained) is tuple else (trained,))]
+    trained = [*map(known, trained)]
     for threat in trained:
         check_threat_shapes("the objective's threat", threat, shape)
     check_range("x", x, scale, trained)

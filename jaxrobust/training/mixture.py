@@ -9,7 +9,7 @@ import optax
 
 from jaxrobust._core import checks, pytree
 from jaxrobust.training.attacked import as_weight, at, key_of_part
-from jaxrobust.training.objectives import Objective, as_objective
+from jaxrobust.training.objectives import Objective, as_objective, threats_of
 from jaxrobust.types import Array
 
 
@@ -24,9 +24,7 @@ class Mixture(Objective):
     @property
     def threat(self) -> Any:  # pyrefly: ignore[bad-override]
         """The threats of all parts."""
-        threats = (objective.threat for objective in self.objectives)
-        nested = (t if type(t) is tuple else (t,) for t in threats)
-        return tuple(t for some in nested for t in some if t is not None)
+        return threats_of(self.objectives)
 
     def inner(self, attacked_fn, x, y, *, key, step) -> tuple:
         """Return what the adversary of each part has found."""

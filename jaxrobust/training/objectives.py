@@ -6,6 +6,7 @@ called, it returns a scalar for `jax.value_and_grad`. The loop around it stays o
 
 import abc
 import dataclasses
+from collections.abc import Iterable
 from typing import Any, final
 
 import jax
@@ -107,6 +108,20 @@ def as_objective(objective: Any) -> Objective:
             "(loss, metrics)."
         )
     return _Function(objective, getattr(objective, "threat", None))
+
+
+def threats_of(objectives: Iterable[Any]) -> tuple[Any, ...]:
+    """Return the threats of all objectives, one by one: each has a tuple, one, or None.
+
+    Example:
+      >>> import jaxrobust as jr
+      >>> standard, threat = jr.training.standard(), jr.Linf(0.1)
+      >>> print(threats_of([standard, jr.training.adversarial(jr.FGSM(), threat)]))
+      (Linf(0.1),)
+    """
+    own = (objective.threat for objective in objectives)
+    nested = (threat if type(threat) is tuple else (threat,) for threat in own)
+    return tuple(threat for some in nested for threat in some if threat is not None)
 
 
 def risk(loss: Loss, logits: Array, y: Array) -> tuple[Array, dict[str, Array]]:

@@ -13,7 +13,7 @@ from jaxrobust.training.batches import Batches
 from jaxrobust.training.collapse import Watch
 from jaxrobust.training.feed import Arrays
 from jaxrobust.training.monitor import Monitor
-from jaxrobust.training.objectives import as_objective
+from jaxrobust.training.objectives import as_objective, threats_of
 from jaxrobust.training.running import Run
 from jaxrobust.training.step import (
     TrainState,
@@ -79,12 +79,11 @@ class Trainer:
         self.optimizer = optimizer
         self._augment = jax.jit(augment) if augment is not None else None
         self._views, self._weights = split_model(model)
-        threats = [o.threat for o in self.objectives]
         num_classes = _data_checks.check_all(
             logits_fn(self._views.eval, self._weights),
             (x, y),
             validation,
-            threats=(_flat(threats), threat),
+            threats=(threats_of(self.objectives), threat),
             batch_size=batch_size,
             scale=scale,
             augment=augment,
@@ -195,22 +194,16 @@ class Trainer:
         """Yield the inputs of an epoch as the model sees them where nobody attacks."""
         assert isinstance(self.feed, Arrays)
         x, _, order = self.feed.at(epoch, 0)
-        augment, size = self.options["augment"], self.options["batch_size"]
+        size = self.options["batch_size"]
         # A fifth key besides those of order, steps, scores and monitor.
         key = self.placing.replicate(jax.random.fold_in(self.key, 4))
         key = jax.random.fold_in(key, epoch)
         for i in range(self.feed.steps_per_epoch):
             batch = x[order[i * size : (i + 1) * size]]
-            if augment is not None:
-                assert self._augment is not None
+            if self._augment is not None:
                 batch = self._augment(jax.random.fold_in(key, i), batch)
             yield to_unit(batch, self.options["scale"])
 
     def model(self, weights: Weights) -> Any:
         """Return a module with these weights, in evaluation mode."""
         return merge_eval(self._views, weights)
-
-
-def _flat(threats: list[Any]) -> tuple[Any, ...]:
-    """Return single threats: an objective may have a tuple of them."""
-    return tuple(t for own in threats for t in (own if type(own) is tuple else (own,)))
