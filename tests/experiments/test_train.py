@@ -76,4 +76,5 @@ def test_methods_are_compared_and_go_on(tmp_path):
     assert second["runs"]["FGSM"] != [] and "TRADES" in second["rows"]
     for before, now in zip(first["runs"]["FGSM"], second["runs"]["FGSM"], strict=True):
         assert before["train_seconds"] == now["train_seconds"]
+        assert before["test_seconds"] == now["test_seconds"]  # read, not attacked again
         assert before["accuracies"] == now["accuracies"]
