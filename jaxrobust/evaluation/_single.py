@@ -41,12 +41,12 @@ class Options:
     key: Array | None
     target: Any
     start: Array | None
-    groups: Array | None
     among: ArrayLike | None
+    groups: Array | None
     include_misclassified: bool
-    batch_size: int | None
     stop_early: bool
     individually: bool
+    batch_size: int | None
     mesh: Mesh | None
     state_file: str | os.PathLike | None
     save_every: float

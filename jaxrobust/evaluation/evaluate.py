@@ -51,12 +51,12 @@ def evaluate(
     key: Array | None = None,
     target: Any = None,
     start: Array | None = None,
-    groups: Array | None = None,
     among: ArrayLike | None = None,
+    groups: Array | None = None,
     include_misclassified: bool = False,
-    batch_size: int | None = None,
     stop_early: bool = True,
     individually: bool = False,
+    batch_size: int | None = None,
     mesh: Mesh | None = None,
     state_file: str | os.PathLike | None = None,
     save_every: float = 60.0,
@@ -92,20 +92,20 @@ def evaluate(
       start: Where attacks that take steps begin `[N, ...]`, such as the points of an
         earlier report, instead of at `x` or at random; drawn into the threat. Of several
         restarts, the first. Plain functions and FGSM cannot take it.
-      groups: Number of the group of each example `[N]`, for accuracies per group.
       among: Which examples to attack `[N]`, booleans; the others are reported at
         their clean points, as if the attack had failed. By default all.
+      groups: Number of the group of each example `[N]`, for accuracies per group.
       include_misclassified: Attack those too that are misclassified on the clean input.
         They are broken anyway; but only so does `report.reached` count every target
         that can be reached.
-      batch_size: Examples at a time, on all devices together; by default 128 on CPUs, 512 a
-        device elsewhere, or the power of two that fits into its memory.
       stop_early: False runs every attack to its end on every example, so that losses
         and distances under attack are those of the whole attack.
       individually: Run each attack of several on all examples, not on those that
         survive the earlier ones, to report what each breaks alone; with
         `stop_early=False` each to its end. What none breaks is reported at the point of the
         first attack.
+      batch_size: Examples at a time, on all devices together; by default 128 on CPUs, 512 a
+        device elsewhere, or the power of two that fits into its memory.
       mesh: Devices over which batches are spread; the model's arrays are copied to all
         of them unless they are on the mesh already.
       state_file: Where to save the state; a run that was killed goes on from there, if
@@ -143,12 +143,12 @@ def evaluate(
         key=key,
         target=None if target is None else jax.tree.map(np.asarray, target),
         start=start,
-        groups=groups,
         among=among,
+        groups=groups,
         include_misclassified=include_misclassified,
-        batch_size=batch_size,
         stop_early=stop_early,
         individually=individually,
+        batch_size=batch_size,
         mesh=mesh,
         state_file=state_file,
         save_every=save_every,
