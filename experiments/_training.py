@@ -98,16 +98,28 @@ def fit(
     `validation_attack`, if there is one), or the last where none are held out. Returns the
     seconds that training took, in this call or in earlier ones, too.
     """
-    kept, held_out = np.arange(len(data.x_train)), None
+    kept, validation = np.arange(len(data.x_train)), None
     if recipe.num_validation:
         kept, held_out = data.split(recipe.num_validation, seed=0)
+        validation = jr.training.Validation(
+            data.x_train[held_out],
+            data.y_train[held_out],
+            attack=validation_attack,
+            threat=threat if validation_attack else None,
+            batch_size=500,
+        )
     spec: dict[str, Any] = recipe.model_options | {
         "name": recipe.model,
         "input_shape": list(data.input_shape),
         "num_classes": data.num_classes,
         "seed": seed,
     }
-    has_validation = held_out is not None
+    metadata = {
+        "model": spec,
+        "dataset": data.name,
+        "recipe": dataclasses.asdict(recipe),
+        "objective": repr(objective),
+    }
     result = jr.training.fit(
         jr.models.create(**spec | {"input_shape": data.input_shape}),
         objective,
@@ -117,24 +129,12 @@ def fit(
         num_epochs=recipe.num_epochs,
         batch_size=recipe.batch_size,
         key=jax.random.key(seed),
-        validation=(data.x_train[held_out], data.y_train[held_out])
-        if has_validation
-        else None,
-        validation_attack=validation_attack if has_validation else None,
-        threat=threat if has_validation and validation_attack else None,
-        validation_batch_size=500,
+        validation=validation,
         augment=jr.data.pad_crop_flip if recipe.augment else None,
         scale=data.scale,
         attacked_mode=recipe.attacked_mode,
         ema_decay=recipe.ema_decay,
-        out=out,
-        metadata={
-            "model": spec,
-            "dataset": data.name,
-            "recipe": dataclasses.asdict(recipe),
-            "objective": repr(objective),
-        },
-        resume=resume,
+        out=jr.training.Checkpoints(out, metadata=metadata, resume=resume),
         **({} if gradient is None else {"gradient": gradient}),
     )
     return result, result.history[-1]["seconds"]

@@ -40,14 +40,15 @@ def explained(cls: Any, fields: list[Any]) -> Any:
             )
         for name in settings:
             if name not in names:
-                raise TypeError(_message(cls.__name__, name, names))
+                raise TypeError(message(cls.__name__, name, names))
         generated(self, *args, **settings)
 
     cls.__init__ = init
     return cls
 
 
-def _message(kind: str, name: str, names: list[str]) -> str:
+def message(kind: str, name: str, names: list[str]) -> str:
+    """Return what is meant by an argument that is none of these names."""
     near = difflib.get_close_matches(name, names, n=1)
     advice = f"did you mean {near[0]}=?" if near else f"it has {', '.join(names)}"
     elsewhere = _ELSEWHERE.get(name, "")

@@ -28,6 +28,7 @@ from jaxrobust.training.trades import trades
 
 # The loop's file is not called `fit`: importing it would hide the function.
 _LAZY = {
+    "Checkpoints": "checkpoint",
     "FitResult": "loop",
     "fit": "loop",
     "load_checkpoint": "checkpoint",
@@ -35,6 +36,7 @@ _LAZY = {
     "refresh_statistics": "statistics",
     "save_checkpoint": "checkpoint",
     "steps": "stepwise",
+    "Validation": "validation",
 }
 
 __all__ = [
@@ -43,12 +45,14 @@ __all__ = [
     "NFGSM",
     "SAM",
     "SWA",
+    "Checkpoints",
     "CollapseWarning",
     "FitResult",
     "FreeState",
     "Monitor",
     "Objective",
     "RandomTargets",
+    "Validation",
     "adversarial",
     "alp",
     "average_of",

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxrobust import training
 from jaxrobust._core import checks as _host_checks
 from jaxrobust.attacks._base import Attack, as_attack, check_takes_labels
-from jaxrobust.training.averages import EMA, SWA
+from jaxrobust.training.averages import SWA
 from jaxrobust.training.monitor import Monitor
 
 
@@ -44,7 +44,6 @@ def check_objective(objective: Any, name: str) -> None:
 def check_options(
     num_examples: int,
     batch_size: int | None,
-    ema_decay: float | None,
     attacked_mode: str,
 ) -> int:
     """Check the ranges of what a step needs to know; return the size of a batch."""
@@ -54,10 +53,6 @@ def check_options(
         raise ValueError(
             f"batch_size is {batch_size}; it must lie between 1 and the number of "
             f"training examples, {num_examples}."
-        )
-    if ema_decay is not None and not 0 < ema_decay < 1:
-        raise ValueError(
-            f"ema_decay is {ema_decay}; it must lie in (0, 1), or be None."
         )
     if attacked_mode not in ("eval", "train"):
         raise ValueError(f'attacked_mode is {attacked_mode!r}; use "eval" or "train".')
@@ -106,21 +101,13 @@ def check_is_monitor(monitor: Any) -> None:
         check_objective(monitor.then, "Monitor(then=)")
 
 
-def check_average(average: Any, ema_decay: float | None) -> float | None:
-    """Check the average of the weights; return the decay where it is a moving one."""
-    if average is None:
-        return ema_decay
-    if not isinstance(average, EMA | SWA):
-        raise TypeError(
-            f"average={average!r} is no average: pass jr.training.SWA() or "
-            "jr.training.EMA(0.999)."
-        )
-    if ema_decay is not None:
+def check_is_moving(average: Any) -> None:
+    """Check that an average is taken at each step."""
+    if isinstance(average, SWA):
         raise ValueError(
-            f"ema_decay={ema_decay} and average={average!r} are both given: "
-            "ema_decay is the short form of average=EMA(decay), leave it away."
+            f"average={average!r} is taken at the ends of late epochs, and steps need not "
+            "know how many there are: give jr.training.EMA(decay), or call fit."
         )
-    return average.decay if isinstance(average, EMA) else None
 
 
 def check_arrays(feed: Any, average: Any) -> None:
@@ -132,15 +119,16 @@ def check_arrays(feed: Any, average: Any) -> None:
         )
 
 
-def check_validation(validation: Any, attack: Any, threat: Any) -> None:
-    """Check that an attack comes with examples and a threat."""
-    if attack is not None and (validation is None or threat is None):
+def check_validation(name: str, x: Any, attack: Any, threat: Any) -> None:
+    """Check that an attack, called so, comes with examples and a threat."""
+    if attack is None:
+        return
+    if x is None or threat is None:
         raise ValueError(
-            "validation_attack needs the examples to attack and what is allowed: give "
-            "validation=(x_val, y_val) and threat=..., or no validation_attack."
+            f"{name} needs the examples to attack and what is allowed: give "
+            "validation=Validation(x_val, y_val, attack=..., threat=...), or no attack."
         )
-    if attack is not None:
-        check_takes_labels(as_attack(attack), "validation_attack")
+    check_takes_labels(as_attack(attack), name)
 
 
 def check_batch_size(batch_size: int | None, given: int) -> None:

@@ -20,11 +20,6 @@ def check_data(x: Any, y: Any, validation: Any) -> tuple[jax.Array, jax.Array, A
     """Return the data on the device, after checking shapes and types."""
     x, y = _to_inputs("x", x), _to_labels("y", y)
     if validation is not None:
-        if not (isinstance(validation, tuple | list) and len(validation) == 2):
-            raise TypeError(
-                f"validation is a {type(validation).__name__}; a pair of inputs and "
-                "labels is needed: validation=(x_val, y_val)."
-            )
         inputs, labels = validation
         validation = _to_inputs("validation", inputs), _to_labels("validation", labels)
     for name, pair in (("x, y", (x, y)), ("validation", validation)):

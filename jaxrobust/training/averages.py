@@ -11,7 +11,7 @@ class EMA:
     """An exponential moving average of weights and batch statistics: `fit(average=EMA(d))`.
 
     Polyak & Juditsky 1992; the decay is (1 + step) / (10 + step) at first, as in
-    TensorFlow. `fit(ema_decay=d)` is the short form.
+    TensorFlow. `fit(ema_decay=d)` is a short form.
 
     Args:
       decay: Share of the earlier average that each step keeps, in (0, 1).

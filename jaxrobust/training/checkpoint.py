@@ -1,5 +1,6 @@
 """Models on disk: arrays, and beside them what is needed to build the model again."""
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -8,7 +9,44 @@ from typing import Any
 
 from flax import nnx
 
+from jaxrobust._core.representation import concise
 from jaxrobust.training import interrupts, storage
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Checkpoints:
+    """Where and how often a run is saved: `fit(out=Checkpoints("out/run", every=100))`.
+
+    Args:
+      directory: The output directory; on several processes, on a file system that all of
+        them see. Process 0 alone writes there. None: nothing is written.
+      every: Steps between two savings; by default an epoch.
+      metadata: JSON values for the checkpoints; see `save_checkpoint`. A run is
+        resumed with the same metadata only.
+      resume: Whether to continue what is in the directory; False replaces it.
+
+    Raises:
+      ValueError: If `every` is no whole number of at least 1.
+
+    Example:
+      >>> print(Checkpoints("out/run", every=100))
+      Checkpoints('out/run', every=100)
+    """
+
+    directory: str | os.PathLike | None
+    every: int | None = None
+    metadata: Mapping[str, Any] | None = None
+    resume: bool = True
+
+    __repr__ = concise
+
+    def __post_init__(self):
+        if self.every is None or (isinstance(self.every, int) and self.every >= 1):
+            return
+        raise ValueError(
+            f"Checkpoints(every={self.every!r}): a whole number of steps of at least 1 is "
+            "needed, or None for an epoch."
+        )
 
 
 def save_checkpoint(

@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import jax
 import optax
@@ -11,16 +11,17 @@ from flax import nnx
 
 from jaxrobust._core import cpu, processes
 from jaxrobust._cpu.convolution import is_slow_in_loops
-from jaxrobust.training import _checks
+from jaxrobust.training import _checks, groups
 from jaxrobust.training.averages import EMA, SWA
+from jaxrobust.training.checkpoint import Checkpoints
 from jaxrobust.training.epochs import Epochs, Stepper
 from jaxrobust.training.metrics import FiniteCheck
 from jaxrobust.training.monitor import Monitor
 from jaxrobust.training.run import RunDirectory
-from jaxrobust.training.statistics import Averaging
 from jaxrobust.training.step import make_train_steps, value_and_grad
 from jaxrobust.training.trainer import Trainer
-from jaxrobust.types import Attack, Gradient, Objective, Threat
+from jaxrobust.training.validation import Validation
+from jaxrobust.types import Gradient, Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class FitResult:
     """What training returns; both models are in evaluation mode.
 
     Attributes:
-      last: the model after the last step (its moving average, with `ema_decay`).
+      last: the model after the last step, or the `average`.
       best: the model of the epoch with the best validation accuracy: robust where
           there is an attack, else clean. Equal to `last` without validation.
       history: one dict per epoch: epoch, step, seconds, train_loss, train_accuracy,
@@ -53,6 +54,7 @@ class FitResult:
     best_epoch: int
 
 
+@groups.explained
 def fit(
     model: nnx.Module,
     objective: Objective,
@@ -64,24 +66,18 @@ def fit(
     batch_size: int | None = None,
     key: jax.Array,
     gradient: Gradient = value_and_grad,
-    validation: tuple[jax.typing.ArrayLike, jax.typing.ArrayLike] | None = None,
-    validation_attack: Attack | None = None,
-    threat: Threat | None = None,
-    validation_batch_size: int | None = None,
+    validation: Validation | tuple[Any, Any] | None = None,
     monitor: Monitor | None = None,
+    average: EMA | SWA | None = None,
     augment: Callable[..., jax.Array] | None = None,
     scale: float | None = None,
     attacked_mode: str = "eval",
-    ema_decay: float | None = None,
-    average: EMA | SWA | None = None,
     mesh: jax.sharding.Mesh | None = None,
-    out: str | os.PathLike | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    checkpoint_every: int | None = None,
+    out: Checkpoints | str | os.PathLike | None = None,
     steps_per_call: int | None = None,
-    resume: bool = True,
     on_epoch: Callable[[dict[str, Any]], bool | None] | None = None,
     progress: bool = True,
+    **short: Unpack[groups.Short],
 ) -> FitResult:
     """Train a Flax NNX model with an objective and an Optax optimiser.
 
@@ -132,38 +128,35 @@ def fit(
       gradient: `(loss_fn, params) -> ((loss, aux), grads)`, where the attack of the step
           has been crafted and is held fixed; by default `jax.value_and_grad`. Methods
           such as SAM and AWP, which take the gradient at other parameters, go here.
-      validation: inputs and labels, scored after each epoch.
-      validation_attack: the attack for the robust accuracy on `validation`.
-      threat: the threat of `validation_attack`.
-      validation_batch_size: by default `batch_size`.
+      validation: what is scored after each epoch, `jr.training.Validation(x, y, attack=,
+          threat=)`, or a pair of inputs and labels for the clean accuracy.
       monitor: what watches for catastrophic overfitting, `jr.training.Monitor()`.
+      average: an average of the weights, `jr.training.EMA(decay)` or `SWA()`, which is
+          then what is validated, saved and returned.
       augment: `augment(key, x) -> x` on a batch as it is stored, inside the step, for
           example `jaxrobust.data.pad_crop_flip`.
       scale: what the stored inputs are divided by; by default 255 for uint8 and 1
           for floats.
       attacked_mode: what the adversary sees: "eval" (running statistics, no dropout)
           or "train" (batch statistics, which the attack does not write back).
-      ema_decay: decay of a moving average of the weights and batch statistics,
-          in (0, 1); where given, the average is validated, saved and returned.
-      average: an average of the weights, `jr.training.SWA()` or `EMA(decay)`, likewise.
       mesh: devices over which each batch is spread, all axes together; parameters
           are copied to all of them, unless they are on the mesh already. The result is that
           of one device up to rounding.
-      out: output directory; on several processes, on a file system that all of them
-          see. Process 0 alone writes there.
-      metadata: JSON values for the checkpoints; see `save_checkpoint`. A run is
-          resumed with the same metadata only.
-      checkpoint_every: steps between checkpoints; by default an epoch.
+      out: output directory, or `jr.training.Checkpoints(directory, every=, metadata=,
+          resume=)`, which says how often and with what; on several processes, on a file
+          system that all of them see.
       steps_per_call: steps that one call of the compiled program takes, without the
           host; the bar moves once for each call. By default 100, and on the CPU 10, or 1
           with convolutions that are slow in a loop there (with groups, say).
-      resume: whether to continue what is in `out`; False replaces it.
       on_epoch: called with each line of the history, to log it elsewhere; what returns True
           ends the training, as `lambda line: line["epoch"] - line["best_epoch"] >= 5` does
           after 5 epochs without a better one. A run that is resumed calls it with the lines
           of earlier epochs first; one that was set back by the monitor tells epochs anew.
       progress: whether to tell how far it is, on stderr: a bar on a terminal, and a line
           for each epoch, in files and notebooks too.
+      **short: short forms of parts of these groups: `validation_attack`, `threat`,
+          `validation_batch_size` of the validation; `checkpoint_every`, `metadata`,
+          `resume` of the checkpoints; `ema_decay=d` for `average=EMA(d)`.
 
     Returns:
       The last and the best model and the history.
@@ -176,6 +169,7 @@ def fit(
           checkpoint is written only where they are.
       KeyboardInterrupt: with a note on how to go on.
       ValueError: for settings that do not fit together or not to the run in `out`.
+      TypeError: for what is of another kind, and for a misspelt name, with the right one.
       OSError: where `out` cannot be written.
 
     Example:
@@ -194,10 +188,11 @@ def fit(
       [0, 0, 1, 1]
     """
     _checks.check_counts(
-        num_epochs, checkpoint_every=checkpoint_every, steps_per_call=steps_per_call
+        num_epochs,
+        checkpoint_every=short.get("checkpoint_every"),
+        steps_per_call=steps_per_call,
     )
-    _checks.check_is_monitor(monitor)
-    ema_decay = _checks.check_average(average, ema_decay)
+    checkpoints = groups.as_checkpoints(out, short)
     trainer = Trainer(
         model,
         objective,
@@ -205,33 +200,22 @@ def fit(
         (x, y),
         batch_size=batch_size,
         key=key,
-        validation=validation,
-        threat=threat,
-        then=monitor.then if monitor else None,
-        mesh=mesh,
-        scale=scale,
-        augment=augment,
         gradient=gradient,
+        validation=groups.as_validation(validation, short),
+        monitor=monitor,
+        average=groups.as_average(average, short),
+        augment=augment,
+        scale=scale,
         attacked_mode=attacked_mode,
-        ema_decay=ema_decay,
+        mesh=mesh,
     )
     trainer.feed.check_epochs(num_epochs)
-    _checks.check_validation(validation, validation_attack, threat)
-    processes.check_path("out", out or None, mesh)
-    scores = trainer.scores(validation_attack, threat, validation_batch_size)
-    watch = trainer.watch(monitor, validation_batch_size)
-    averaging, directory = None, None
-    if isinstance(average, SWA):
-        _checks.check_arrays(trainer.feed, average)
-        averaging = Averaging(average, num_epochs, trainer)
-    if out:
-        settings = trainer.settings | dict(
-            validation_attack=validation_attack, threat=threat
-        )
-        settings |= dict(monitor=monitor) if monitor else {}
-        if averaging:
-            settings |= dict(average=average, averaged_from_epoch=averaging.first)
-        directory = RunDirectory(out, settings, metadata or {}, trainer.placing)
+    processes.check_path("out", checkpoints.directory or None, mesh)
+    scores, watch = trainer.scores(), trainer.watch()
+    averaging, directory = trainer.averaging(num_epochs), None
+    if checkpoints.directory:
+        settings = trainer.settings | (averaging.settings if averaging else {})
+        directory = RunDirectory(checkpoints, settings, trainer.placing)
     run = trainer.first_run()
     steps, inputs = trainer.train_steps(), trainer.step_inputs(run)
     for step in steps:  # errors show before anything is written
@@ -241,7 +225,7 @@ def fit(
         programs = trainer.programs(steps, run)
         programs |= {"validation": scores.program(run.best)} if scores else {}
         programs |= watch.programs(run.best) if watch else {}
-        run = directory.begin(run, programs, resume=resume)
+        run = directory.begin(run, programs)
         run.state, run.best = trainer.placing.replicate((run.state, run.best))
     if watch:
         watch.begin(run)
@@ -264,7 +248,7 @@ def fit(
         average=averaging,
         on_epoch=on_epoch,
         num_epochs=num_epochs,
-        checkpoint_every=checkpoint_every,
+        checkpoint_every=checkpoints.every,
     ).run(run, directory, progress)
     last, best = (trainer.model(w) for w in (run.evaluated, run.best))
     return FitResult(last, best, run.history, run.best_epoch)

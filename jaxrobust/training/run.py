@@ -1,7 +1,6 @@
 """The output directory of a training run, made to be interrupted."""
 
 import json
-import os
 import re
 import zlib
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from jaxrobust._core.placing import Placing
 from jaxrobust._core.program_digest import HostCallError, program_digest
 from jaxrobust._core.versions import versions
 from jaxrobust.training import interrupts, storage
-from jaxrobust.training.checkpoint import prepare_out, to_json
+from jaxrobust.training.checkpoint import Checkpoints, prepare_out, to_json
 from jaxrobust.training.running import Run, arrays_of, facts_of, to_run
 
 
@@ -29,17 +28,18 @@ class RunDirectory:
 
     def __init__(
         self,
-        path: str | os.PathLike,
+        out: Checkpoints,
         settings: Mapping[str, Any],
-        metadata: Mapping[str, Any],
         placing: Placing,
     ):
         """Prepare the directory; `settings` must agree when a run is resumed."""
-        self.path = Path(path).absolute()
-        processes.first(lambda: prepare_out(path), f"preparing {self.path}")
+        assert out.directory is not None
+        self.path = path = Path(out.directory).absolute()
+        processes.first(lambda: prepare_out(path), f"preparing {path}")
         processes.check_shared(self.path / "last")
         self._placing = placing
-        self._metadata = to_json(metadata)
+        self._resumes = out.resume
+        self._metadata = to_json(out.metadata or {})
         nested = {f"metadata[{name!r}]": v for name, v in self._metadata.items()}
         self._settings = {name: describe(value) for name, value in settings.items()}
         self._settings |= nested
@@ -49,17 +49,18 @@ class RunDirectory:
         self._programs: Mapping[str, str | None] = {}
         self.saved_step: int | None = None
 
-    def begin(self, run: Run, programs: Mapping[str, Any], *, resume: bool) -> Run:
+    def begin(self, run: Run, programs: Mapping[str, Any]) -> Run:
         """Return the run to go on with, `run` itself where there is none yet.
+
+        Where nothing is to be resumed, an earlier run is removed.
 
         Args:
           run: a fresh run.
           programs: name -> a function and its arguments; they must compute the same
               when a run is resumed.
-          resume: whether to go on with an earlier run, or to remove it.
         """
         self._programs = {name: _digest(p) for name, p in programs.items()}
-        if resume:
+        if self._resumes:
             run = self.restore(run)
         else:
             self.clear()

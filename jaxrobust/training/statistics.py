@@ -103,6 +103,8 @@ class Averaging:
     def __init__(self, swa: Any, num_epochs: int, trainer: Any):
         """Remember from which epoch on."""
         self.first, self._every = swa.first(num_epochs), swa.every
+        # What must be the same when a run is resumed.
+        self.settings = dict(average=swa, averaged_from_epoch=self.first)
         self._trainer = trainer
 
     def __call__(self, run: Run) -> None:

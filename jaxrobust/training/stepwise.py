@@ -8,7 +8,8 @@ import jax
 import optax
 from flax import nnx
 
-from jaxrobust.training import _checks
+from jaxrobust.training import _checks, groups
+from jaxrobust.training.averages import EMA
 from jaxrobust.training.epochs import Stepper
 from jaxrobust.training.metrics import EpochMeans
 from jaxrobust.training.running import Run
@@ -61,11 +62,12 @@ def steps(
     key: jax.Array,
     num_epochs: int | None = None,
     gradient: Gradient = value_and_grad,
+    average: EMA | None = None,
     augment: Callable[..., jax.Array] | None = None,
     scale: float | None = None,
     attacked_mode: str = "eval",
-    ema_decay: float | None = None,
     mesh: jax.sharding.Mesh | None = None,
+    ema_decay: float | None = None,
 ) -> Iterator[Step]:
     """Return a generator that takes the steps of `fit`, for logging of one's own.
 
@@ -83,11 +85,12 @@ def steps(
       key: PRNG key: permutations, augmentation, attacks.
       num_epochs: passes over the data; None for as many as are asked for.
       gradient: how the objective is differentiated.
+      average: a moving average, `jr.training.EMA(decay)`, which `model()` then returns.
       augment: `augment(key, x) -> x` on a batch as it is stored.
       scale: what the stored inputs are divided by.
       attacked_mode: what the adversary sees, "eval" or "train".
-      ema_decay: decay of a moving average, which `model()` then returns.
       mesh: devices over which each batch is spread.
+      ema_decay: the short form of `average=EMA(decay)`.
 
     Returns:
       A generator of steps with `step`, `epoch`, `ends_epoch`, `metrics` and `model()`.
@@ -110,6 +113,7 @@ def steps(
     """
     if num_epochs is not None:
         _checks.check_counts(num_epochs)
+    _checks.check_is_moving(average)
     trainer = Trainer(
         model,
         objective,
@@ -117,12 +121,12 @@ def steps(
         (x, y),
         batch_size=batch_size,
         key=key,
-        mesh=mesh,
-        scale=scale,
-        augment=augment,
         gradient=gradient,
+        average=groups.as_average(average, {"ema_decay": ema_decay}),
+        augment=augment,
+        scale=scale,
         attacked_mode=attacked_mode,
-        ema_decay=ema_decay,
+        mesh=mesh,
     )
     trainer.feed.check_epochs(num_epochs or 1)
     return _steps(trainer, num_epochs)

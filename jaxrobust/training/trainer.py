@@ -9,12 +9,14 @@ import optax
 
 from jaxrobust._core.placing import Placing
 from jaxrobust.training import _checks, _data_checks
+from jaxrobust.training.averages import EMA, SWA
 from jaxrobust.training.batches import Batches
 from jaxrobust.training.collapse import Watch
 from jaxrobust.training.feed import Arrays
 from jaxrobust.training.monitor import Monitor
 from jaxrobust.training.objectives import as_objective, threats_of
 from jaxrobust.training.running import Run
+from jaxrobust.training.statistics import Averaging
 from jaxrobust.training.step import (
     TrainState,
     Weights,
@@ -26,7 +28,8 @@ from jaxrobust.training.step import (
     to_unit,
 )
 from jaxrobust.training.updates import optimizer_program
-from jaxrobust.training.validation import Scores
+from jaxrobust.training.validation import NOTHING, Scores, Validation
+from jaxrobust.types import Gradient
 
 
 class Trainer:
@@ -50,31 +53,38 @@ class Trainer:
         *,
         batch_size: int | None,
         key: Any,
-        validation: Any = None,
-        threat: Any = None,
-        then: Any = None,
-        mesh: jax.sharding.Mesh | None = None,
-        scale: float | None = None,
-        augment: Callable | None = None,
-        **options: Any,
+        gradient: Gradient,
+        validation: Validation = NOTHING,
+        monitor: Monitor | None = None,
+        average: EMA | SWA | None,
+        augment: Callable | None,
+        scale: float | None,
+        attacked_mode: str,
+        mesh: jax.sharding.Mesh | None,
     ):
-        """Check everything; `options` are those of `make_train_step`."""
+        """Check everything; the arguments are those of `fit`, in their long forms."""
         _checks.check_parts(model, objective, optimizer)
+        _checks.check_is_monitor(monitor)
         self.placing = Placing(mesh)
         batches = Batches(data[0], self.placing) if data[1] is None else None
         if batches:
             _checks.check_batch_size(batch_size, len(batches.first[0]))
             data, batch_size = batches.first, len(batches.first[0])
-        x, y, validation = _data_checks.check_data(*data, validation)
-        batch_size = _checks.check_options(
-            len(x), batch_size, options["ema_decay"], options["attacked_mode"]
-        )
+        given = None if validation.x is None else (validation.x, validation.y)
+        x, y, held_out = _data_checks.check_data(*data, given)
+        batch_size = _checks.check_options(len(x), batch_size, attacked_mode)
         self.key = _checks.check_one_key(key)
         _checks.check_mesh(mesh, batch_size)
         scale = _data_checks.to_scale(x, scale)
-        self.options: dict[str, Any] = options | dict(
-            batch_size=batch_size, scale=scale, augment=augment
+        self.options: dict[str, Any] = dict(
+            gradient=gradient,
+            batch_size=batch_size,
+            scale=scale,
+            augment=augment,
+            attacked_mode=attacked_mode,
+            ema_decay=average.decay if isinstance(average, EMA) else None,
         )
+        then = monitor.then if monitor else None
         self.objectives = [as_objective(o) for o in (objective, then) if o is not None]
         self.optimizer = optimizer
         self._augment = jax.jit(augment) if augment is not None else None
@@ -82,8 +92,8 @@ class Trainer:
         num_classes = _data_checks.check_all(
             logits_fn(self._views.eval, self._weights),
             (x, y),
-            validation,
-            threats=(threats_of(self.objectives), threat),
+            held_out,
+            threats=(threats_of(self.objectives), validation.threat),
             batch_size=batch_size,
             scale=scale,
             augment=augment,
@@ -92,10 +102,14 @@ class Trainer:
             key=self.key,
             data=(x, y) if batches is None else batches.kind,
             objective=objective,
-            validation=validation,
+            validation=held_out,
+            validation_attack=validation.attack,
+            threat=validation.threat,
         ) | {name: v for name, v in self.options.items() if name != "gradient"}
-        self.validation, keys = self.placing.replicate(
-            (validation, tuple(jax.random.split(self.key, 3)))
+        self.settings |= dict(monitor=monitor) if monitor else {}
+        self._validation, self._monitor, self._average = validation, monitor, average
+        self._held_out, keys = self.placing.replicate(
+            (held_out, tuple(jax.random.split(self.key, 3)))
         )
         order_key, self.step_key, self._scoring_key = keys
         if batches:
@@ -110,25 +124,30 @@ class Trainer:
         """The most steps that one call can take."""
         return self.feed.steps_per_epoch if isinstance(self.feed, Arrays) else 1
 
-    def scores(self, attack: Any, threat: Any, batch_size: int | None) -> Scores | None:
+    @property
+    def _scoring(self) -> dict[str, Any]:
+        """Return what `Scores` of this data take."""
+        batch_size = self._validation.batch_size or self.options["batch_size"]
+        return dict(batch_size=batch_size, scale=self.options["scale"])
+
+    def scores(self) -> Scores | None:
         """Return what validates; None where there is nothing to validate on."""
-        if self.validation is None:
+        if self._held_out is None:
             return None
         return Scores(
             self._views,
-            self.validation,
-            attack=attack,
-            threat=threat,
-            batch_size=batch_size or self.options["batch_size"],
-            scale=self.options["scale"],
+            self._held_out,
+            attack=self._validation.attack,
+            threat=self._validation.threat,
             key=self._scoring_key,
+            **self._scoring,
         )
 
-    def watch(self, monitor: Monitor | None, batch_size: int | None) -> Watch | None:
-        """Return what watches the training."""
+    def watch(self) -> Watch | None:
+        """Return what watches the training, if something does."""
+        data, monitor = self._held_out, self._monitor
         if monitor is None:
             return None
-        data = self.validation
         if data is None:
             if isinstance(self.feed, Batches):
                 raise ValueError(
@@ -146,9 +165,15 @@ class Trainer:
             threat=threat,
             # A fourth key besides those of order, steps and scores.
             key=self.placing.replicate(jax.random.fold_in(self.key, 3)),
-            batch_size=batch_size or self.options["batch_size"],
-            scale=self.options["scale"],
+            **self._scoring,
         )
+
+    def averaging(self, num_epochs: int) -> Averaging | None:
+        """Return what averages the weights at the ends of epochs, if something does."""
+        if not isinstance(self._average, SWA):
+            return None
+        _checks.check_arrays(self.feed, self._average)
+        return Averaging(self._average, num_epochs, self)
 
     def first_run(self) -> Run:
         """Return a run before its first step."""

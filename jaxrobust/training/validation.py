@@ -1,13 +1,64 @@
 """Accuracy on examples that are held out, clean and under attack."""
 
+import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust._core import predictions
+from jaxrobust._core.representation import concise
+from jaxrobust.training import _checks
 from jaxrobust.training.step import Views, Weights, logits_fn, to_unit
 from jaxrobust.types import Attack, Threat
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Validation:
+    """What a model is scored on after each epoch: `fit(validation=Validation(x, y))`.
+
+    Rice et al. 2020, arXiv:2002.11569: robust accuracy falls again while training goes on,
+    so that the best epoch is chosen on examples that are held out, under attack.
+
+    Args:
+      x: Inputs `[N, ...]`, stored as those of the training.
+      y: Labels `[N]`.
+      attack: The attack for the robust accuracy; without one the clean accuracy decides.
+      threat: What it may do.
+      batch_size: Examples at a time; by default those of a training step.
+
+    Raises:
+      ValueError: For an attack without a threat, or a size below 1.
+      TypeError: For an attack that does not take labels.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxrobust as jr
+      >>> x, y = jnp.zeros((2, 1)), jnp.array([0, 1])
+      >>> validation = Validation(x, y, attack=jr.FGSM(), threat=jr.Linf(0.1))
+      >>> print(validation.attack, validation.threat)
+      FGSM() Linf(0.1)
+    """
+
+    x: Any
+    y: Any
+    attack: Any = None
+    threat: Any = None
+    batch_size: int | None = None
+
+    __repr__ = concise
+
+    def __post_init__(self):
+        _checks.check_validation(
+            "Validation(attack=)", self.x, self.attack, self.threat
+        )
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(
+                f"Validation(batch_size={self.batch_size}): at least 1 is needed, or None."
+            )
+
+
+# Where there is none; what else is said beside it still holds for a monitor.
+NOTHING = Validation(None, None)
 
 
 class Scores:
