@@ -14,6 +14,7 @@ import jaxrobust as jr
 from jaxrobust import training
 from jaxrobust.training import Checkpoints, Validation, storage
 from jaxrobust.training.groups import Short
+from jaxrobust.training.run import RunDirectory
 from tests.training.test_fit import assert_same, without_time
 
 KEY = jax.random.key(0)
@@ -74,6 +75,19 @@ def test_checkpoints_say_when_and_whether_to_go_on(tmp_path):
     fresh = run(1, resume=False)
     assert_same_result(fresh, fit(num_epochs=1, seed=1))
     assert not np.array_equal(fresh.last.kernel[...], first.last.kernel[...])
+
+
+def test_the_steps_between_checkpoints(tmp_path, monkeypatch):
+    saved, original = [], RunDirectory.save
+
+    def save(self, run):
+        saved.append(run.step)
+        original(self, run)
+
+    monkeypatch.setattr(RunDirectory, "save", save)
+    fit(out=tmp_path / "flat", checkpoint_every=3)
+    fit(out=Checkpoints(tmp_path / "grouped", every=3))
+    assert saved == 2 * [3, 4], "of 4 steps"
 
 
 @pytest.mark.parametrize("nowhere", [Checkpoints(None), Checkpoints(""), ""])
