@@ -22,6 +22,7 @@ from experiments import _common, _examples, _runs
 ATTACKS = {
     "autoattack": jr.autoattack(),
     "autoattack-plus": jr.autoattack("plus"),
+    "autoattack-fast": jr.autoattack("fast"),
     "apgd": jr.APGD(),
     "apgd-t": jr.Targets(jr.APGD(loss=jr.losses.dlr_targeted)),
     "fab-t": jr.Targets(jr.FAB(targeted=True)),

@@ -40,6 +40,7 @@ ATTACKS = {
     "apgd": jr.APGD(num_steps=5),
     "restarts": jr.Restarts(jr.PGD(num_steps=5), 2),
     "targets": jr.Targets(jr.APGD(num_steps=5, loss=jr.losses.dlr_targeted)),
+    "odi": jr.Targets(jr.ODI(num_odi_steps=1, num_steps=4)),
     "worst_of": jr.WorstOf((jr.FGSM(), jr.PGD(num_steps=5), step_back)),
     "square": jr.Square(num_queries=8),
     "spsa": jr.SPSA(num_steps=3, num_samples=4),

@@ -47,6 +47,12 @@ def test_every_attack_is_held_to_the_laws_and_in_the_table():
     assert set(CLASSES) == set(jr.__all__) & set(CLASSES)
     assert {"PGD", "FAB", "Restarts", "AutoAttack"} <= set(CLASSES)
     in_contract = {type(attack).__name__ for attack in ATTACKS.values()}
+    machines = {
+        type(attack.machine).__name__
+        for attack in ATTACKS.values()
+        if isinstance(attack, jr.attacks.Attack)
+    }
+    in_contract |= machines  # inside `Targets`
     in_contract |= {
         "AutoAttack"
     }  # made of the others; tests/attacks/test_apgd_torch.py

@@ -4,8 +4,9 @@ Command   python -m experiments.train mnist_pgd --data-dir DIR
 
 Time      28 minutes of training on 2 cores, with other work beside it
 
-Expected  99.1% clean; AutoAttack on the whole test set takes longer than the training, and
-          has not been run to its end yet
+Expected  99.1% clean, 92.8% under PGD-40 with 10 restarts, 90.0% under AutoAttack, which
+          takes longer than the training (30 minutes and more): the whole test set,
+          experiments/results/train_mnist_pgd.json; `jr.models.load("mnist_pgd")`
 """
 
 import dataclasses

@@ -7,6 +7,7 @@ from jaxrobust.attacks.cost import Cost
 from jaxrobust.attacks.fab import FAB
 from jaxrobust.attacks.fgsm import FGSM
 from jaxrobust.attacks.functions import apgd, fab, fgsm, pgd, spsa, square
+from jaxrobust.attacks.odi import ODI
 from jaxrobust.attacks.pgd import PGD
 from jaxrobust.attacks.spsa import SPSA
 from jaxrobust.attacks.square import Square
@@ -19,6 +20,7 @@ __all__ = [
     "APGD",
     "FAB",
     "FGSM",
+    "ODI",
     "PGD",
     "SPSA",
     "Attack",

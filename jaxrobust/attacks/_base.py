@@ -85,6 +85,21 @@ class Attack(abc.ABC):
         """Return name and attack of what an evaluation runs one after the other."""
         return ((repr(self), self),)
 
+    def admits(self, number: int, margins: Array, is_open: Array) -> Array:
+        """Return which open examples are worth the stage `number`, `[N]`; by default all.
+
+        It is asked once, before the stage, of all examples together: what depends on them
+        all does not depend on their order or on batches.
+
+        Args:
+          number: That of the stage, from 0.
+          margins: What the earlier stages have left `[number, N]`, -inf where one has not
+            attacked: the largest wrong logit less the label's.
+          is_open: Which are not broken `[N]`.
+        """
+        del number, margins
+        return is_open
+
     def losses_with_y(self, y: Any, threat: Threat) -> list[tuple[Loss, Any]]:
         """Return every loss inside the attack, with what it is given as `y`."""
         inner = (
@@ -294,8 +309,7 @@ def as_attack(attack: Any) -> Attack:
     """Return an attack as one of ours; the door, and the only place that asks.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> def zero(logits_fn, x, y, *, threat, key=None):
+      >>>       >>> def zero(logits_fn, x, y, *, threat, key=None):
       ...   return threat.project(jnp.zeros_like(x), x)
       >>> print(as_attack(zero).takes, as_attack(zero).total_cost())
       anything None

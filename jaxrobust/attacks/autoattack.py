@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxrobust import losses
 from jaxrobust._core import pytree
+from jaxrobust.attacks import fast
 from jaxrobust.attacks._base import Attack
 from jaxrobust.attacks.apgd import APGD
 from jaxrobust.attacks.cost import Cost
@@ -15,7 +16,7 @@ from jaxrobust.attacks.wrappers import Restarts, WorstOf
 from jaxrobust.threats import L2
 from jaxrobust.types import Array, Loss, Threat
 
-VERSIONS = ("standard", "plus", "rand")
+VERSIONS = ("standard", "plus", "rand", "fast")
 
 
 @pytree.register
@@ -26,11 +27,12 @@ class AutoAttack(Attack):
     Croce & Hein 2020, arXiv:2003.01690.
 
     Args:
-      version: "standard", "plus" or "rand".
+      version: "standard", "plus", "rand" or "fast".
       channel_axis: The axis of the batch that holds the channels, see `Square`.
+      confirm: Whether "fast" ends with the parts of "standard".
 
     Raises:
-      ValueError: If there is no such version or axis.
+      ValueError: If there is no such version or axis, or nothing to confirm.
 
     Example:
       >>> print(AutoAttack().total_cost())
@@ -41,11 +43,17 @@ class AutoAttack(Attack):
 
     version: str = pytree.static("standard")
     channel_axis: layout.ChannelAxis = pytree.static("auto")
+    confirm: bool = pytree.static(False)
 
     def __post_init__(self):
         if self.version not in VERSIONS:
             raise ValueError(
                 f"autoattack({self.version!r}): choose one of {', '.join(VERSIONS)}."
+            )
+        if self.confirm and self.version != "fast":
+            raise ValueError(
+                f'autoattack({self.version!r}, confirm=True): only "fast" is confirmed, by '
+                'the parts of "standard".'
             )
         layout.check(self.channel_axis, "autoattack")
 
@@ -69,6 +77,10 @@ class AutoAttack(Attack):
         dlr, targeted = losses.dlr, losses.dlr_targeted
         apgd_t = Targets(APGD(loss=targeted), 5 if is_l1 else 9)
         fab_t = Targets(FAB(targeted=True), 9)
+        if self.version == "fast":
+            standard = AutoAttack(channel_axis=self.channel_axis)
+            confirming = standard.stages(threat=threat) if self.confirm else ()
+            return (*fast.stages(square), *confirming)
         if self.version == "rand":
             # The reference takes the loss of each draw, then the mean.
             of_draws = map(losses.expected, (losses.cross_entropy, dlr))
@@ -99,15 +111,26 @@ class AutoAttack(Attack):
     def total_cost(self, num_classes: int = 10) -> Cost | None:
         return self._worst_of(L2(0.0)).total_cost(num_classes)
 
+    def admits(self, number: int, margins: Array, is_open: Array) -> Array:
+        if self.version != "fast":
+            return super().admits(number, margins, is_open)
+        return fast.admits(number, margins, is_open)
+
     def run(self, logits_fn, x, y, threat, keys) -> Array:
-        return self._worst_of(threat).run(logits_fn, x, y, threat, keys)
+        whole = self._worst_of(threat)
+        if self.version == "fast":
+            return fast.run(whole.attacks, logits_fn, x, y, threat, keys)
+        return whole.run(logits_fn, x, y, threat, keys)
 
     def _worst_of(self, threat: Threat) -> WorstOf:
         return WorstOf(tuple(attack for _, attack in self.stages(threat=threat)))
 
 
 def autoattack(
-    version: str = "standard", *, channel_axis: layout.ChannelAxis = "auto"
+    version: str = "standard",
+    *,
+    channel_axis: layout.ChannelAxis = "auto",
+    confirm: bool = False,
 ) -> AutoAttack:
     """Return AutoAttack, the standard evaluation of robust classifiers.
 
@@ -124,8 +147,12 @@ def autoattack(
       the model through `jr.randomized(model_fn, num_samples=20, key=...)`. Where the
       reference keeps a point after one lucky draw, `jr.evaluate` judges it on fresh ones.
 
+    - "fast", not of the paper: ODI (Tashiro et al. 2020, arXiv:2003.06878) and Square,
+      with most of the work on the examples that are near to falling; see `attacks.fast`.
+
     Args:
-      version: "standard", "plus" or "rand".
+      version: "standard", "plus", "rand" or "fast".
+      confirm: Whether "fast" ends with the parts of "standard", on what is still open.
       channel_axis: The axis of the batch that holds the channels, for Square: -1 for
         `[B, H, W, C]`, 1 for `[B, C, H, W]`, None without channels. "auto" finds up to 4
         channels in the first or the last axis and refuses other images, see `Square`.
@@ -147,4 +174,4 @@ def autoattack(
       FAB-T Targets(FAB(targeted=True))
       Square Square()
     """
-    return AutoAttack(version, channel_axis)
+    return AutoAttack(version, channel_axis, confirm)

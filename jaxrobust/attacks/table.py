@@ -6,6 +6,7 @@ from jaxrobust.attacks.apgd.apgd import APGD
 from jaxrobust.attacks.autoattack import autoattack
 from jaxrobust.attacks.fab.fab import FAB
 from jaxrobust.attacks.fgsm import FGSM
+from jaxrobust.attacks.odi import ODI
 from jaxrobust.attacks.pgd import PGD
 from jaxrobust.attacks.spsa.spsa import SPSA
 from jaxrobust.attacks.square.square import Square
@@ -41,6 +42,7 @@ def rows() -> list[dict[str, str]]:
         PGD(),
         APGD(),
         Targets(APGD(loss=dlr_targeted)),
+        Targets(ODI()),
         FAB(),
         Targets(FAB(targeted=True)),
         Square(),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, cast
 
 import jax
@@ -146,6 +147,8 @@ class Stage:
       y: What the attack takes, leaves `[N, ...]`.
       goal: The loss whose goal says when an example is done.
       goal_y: What that takes.
+      admits: Which open examples are worth it `[N]`, from the margins that the earlier
+        stages have left `[number, N]` and which are open.
     """
 
     attack: Any
@@ -156,6 +159,7 @@ class Stage:
     y: Any
     goal: Any
     goal_y: Any
+    admits: Callable[[jax.Array, jax.Array], jax.Array]
 
     @property
     def inner(self) -> Any:

@@ -94,7 +94,10 @@ def run(
     if saved is None:
         share_after = np.zeros((len(stages), len(problem.y)))
         points, found = Points.nothing(problem.x), Found.nothing(problem.x)
-        saved = Saved(0, None, points, found, share_after)
+        nothing = np.full(
+            share_after.shape, -np.inf, np.float32
+        )  # all stages are for all
+        saved = Saved(0, None, points, found, share_after, nothing)
     rows, found = np.flatnonzero(chosen), saved.found
     for stage in stages[saved.number :]:
         saved.slots = saved.slots or _slots.line(rows)

@@ -26,7 +26,7 @@ from jaxrobust.evaluation.queue._problem import Found, Points, Problem, Stage
 from jaxrobust.evaluation.queue._slots import Slots
 from jaxrobust.evaluation.report import storable
 
-_FORMAT = "jaxrobust-evaluation-3"
+_FORMAT = "jaxrobust-evaluation-4"
 
 # What reading a file may raise that is none of ours.
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
@@ -43,6 +43,8 @@ class Saved:
       points: What it had returned.
       found: What the stages before it had found; the counts are of all.
       alone: Which examples each stage broke `[num_stages, N]`.
+      margins: What each stage has left `[num_stages, N]`, the largest wrong logit less the
+        label's; -inf where it has not attacked.
     """
 
     number: int
@@ -50,6 +52,7 @@ class Saved:
     points: Points
     found: Found
     alone: np.ndarray
+    margins: np.ndarray
 
 
 class StateFile:
@@ -200,13 +203,13 @@ def _try_to_remove(path: pathlib.Path) -> None:
 _POINTS = ("x_adv", "loss", "is_broken")
 _FOUND = ("x_adv", "worth", "broken_by")
 _SLOTS = ("rows", "items", "steps", "waiting")
-_NEEDED = ("alone", "logits", "fingerprint", "number", "counts")
+_NEEDED = ("alone", "margins", "logits", "fingerprint", "number", "counts")
 _NEEDED += tuple(f"points.{field}" for field in _POINTS)
 _NEEDED += tuple(f"found.{field}" for field in _FOUND)
 
 
 def _to_arrays(saved: Saved, placing: Any) -> dict[str, np.ndarray]:
-    arrays = {"alone": saved.alone}
+    arrays = {"alone": saved.alone, "margins": saved.margins}
     for name in _POINTS:
         arrays[f"points.{name}"] = storable(getattr(saved.points, name))
     for name in _FOUND:
@@ -235,7 +238,8 @@ def _from_arrays(arrays, meta, problem: Problem, stages: list[Stage]) -> Saved:
         slots.state = jax.tree.unflatten(structure, placed)
     points = Points(*read("points", _POINTS))
     found = Found(*read("found", _FOUND), counts=meta["counts"])
-    return Saved(meta["number"], slots, points, found, arrays["alone"])
+    lines = arrays["alone"], arrays["margins"]
+    return Saved(meta["number"], slots, points, found, *lines)
 
 
 def _plain(leaf: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust import losses
@@ -58,9 +59,9 @@ def of(
         own = keys
         if part is not attack and keys is not None:
             own = batching.fold_in(keys, number)
-        stages.append(
-            Stage(part, number, name, own, can_be, *_given(part, y, target, threat))
-        )
+        given = _given(part, y, target, threat)
+        admits = functools.partial(attack.admits, number)
+        stages.append(Stage(part, number, name, own, can_be, *given, admits))
     _check_target_is_used(attack, stages, target)
     return stages
 
@@ -151,8 +152,9 @@ def run(
     saved = file.load(problem, stages)
     if saved is None:
         alone = np.zeros((len(stages), len(problem.y)), bool)
+        margins = np.full(alone.shape, -np.inf, np.float32)
         points, found = Points.nothing(problem.x), Found.nothing(problem.x)
-        saved = Saved(0, None, points, found, alone)
+        saved = Saved(0, None, points, found, alone, margins)
     bar.expect(_most(stages, problem, int(chosen.sum())))
     for stage in stages[saved.number :]:
         if saved.slots is None:
@@ -160,6 +162,8 @@ def run(
         is_open = chosen.copy()
         if not individually:
             is_open &= saved.found.worth < REACHED
+            margins = jnp.asarray(saved.margins[: stage.number])
+            is_open = np.asarray(stage.admits(margins, jnp.asarray(is_open)))
         rows = np.flatnonzero(is_open)
         is_over = _run_stage(stage, problem, rows, size, saved, file, bar, budget)
         assert saved.slots is not None
@@ -252,7 +256,8 @@ def _conclude(
         return _judge(problem.logits_fn, *batch, goal=stage.goal)
 
     judged = _forward.over_batches(judge, batch, problem.placing, size)
-    is_reached, is_wrong = judged
+    is_reached, is_wrong, margins = judged
+    saved.margins[stage.number, rows] = margins
     worth = np.where(is_reached, REACHED, np.where(is_wrong, WRONG, NOTHING))
     found.counts["not_confirmed"] += int((points.is_broken[rows] & ~is_reached).sum())
     found.count(Cost(0, 1), -(-len(rows) // size) * size, len(rows))
@@ -263,7 +268,8 @@ def _conclude(
 @functools.partial(jax.jit, static_argnames="goal")
 def _judge(logits_fn, x_adv, y, labels, *, goal):
     logits = predictions.wide(logits_fn(x_adv))
-    return losses.is_broken(goal, logits, y), predictions.predict(logits) != labels
+    is_wrong = predictions.predict(logits) != labels
+    return losses.is_broken(goal, logits, y), is_wrong, losses.margin(logits, labels)
 
 
 def lower(stage: Stage, problem: Problem, rows: np.ndarray) -> Any:
