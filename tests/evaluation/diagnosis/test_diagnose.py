@@ -91,6 +91,25 @@ def test_what_looked_robust(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["quantised", "shattered", "stop_gradient"])
+def test_the_fast_evaluation_is_not_fooled_more(name):
+    """Than the standard one; 2 of 120 examples are luck."""
+    data, model = planted.data(), planted.PLANTED[name]().model
+    left = [
+        jr.evaluate(
+            model,
+            data.x,
+            data.y,
+            attack=jr.autoattack(version),
+            threat=planted.THREAT,
+            key=planted.KEY,
+        ).is_robust.sum()
+        for version in ("fast", "standard")
+    ]
+    assert left[0] <= left[1] + 2 < 15
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", planted.SOUND)
 def test_a_sound_model_is_not_flagged(name):
     """No check fails, none warns."""
