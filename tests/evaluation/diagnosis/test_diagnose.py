@@ -91,7 +91,14 @@ def test_what_looked_robust(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["quantised", "shattered", "stop_gradient"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shattered",
+        pytest.param("quantised", marks=pytest.mark.exhaustive),
+        pytest.param("stop_gradient", marks=pytest.mark.exhaustive),
+    ],
+)
 def test_the_fast_evaluation_is_not_fooled_more(name):
     """Than the standard one; 2 of 120 examples are luck."""
     data, model = planted.data(), planted.PLANTED[name]().model
