@@ -62,6 +62,7 @@ def test_who_goes_on():
         np.testing.assert_array_equal(admitted, is_open)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_order_and_batches_change_nothing():
     """Law 3, of the set: the same points, costs aside."""
@@ -78,6 +79,7 @@ def test_order_and_batches_change_nothing():
     assert whole.cost["forwards_needed"] < everyone.cost["forwards_needed"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_it_says_what_its_own_points_say():
     """Law 10: called as an attack, it breaks what the evaluation breaks."""
@@ -89,6 +91,7 @@ def test_it_says_what_its_own_points_say():
     np.testing.assert_array_equal(is_robust, report.is_robust[keep])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short")
 def test_stopped_and_resumed(tmp_path, monkeypatch):
     """To the bit, the margins that decide are in the file."""
