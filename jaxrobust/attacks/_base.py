@@ -309,7 +309,8 @@ def as_attack(attack: Any) -> Attack:
     """Return an attack as one of ours; the door, and the only place that asks.
 
     Example:
-      >>>       >>> def zero(logits_fn, x, y, *, threat, key=None):
+      >>> import jax.numpy as jnp
+      >>> def zero(logits_fn, x, y, *, threat, key=None):
       ...   return threat.project(jnp.zeros_like(x), x)
       >>> print(as_attack(zero).takes, as_attack(zero).total_cost())
       anything None

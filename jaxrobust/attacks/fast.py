@@ -52,7 +52,7 @@ def admits(number: int, margins: Array, is_open: Array) -> Array:
     """Return which open examples are worth the stage `number`, `[N]`.
 
     Example:
-      >>> margins = jnp.linspace(-9.0, -1.0, 200) * jnp.ones((3, 1))
+      >>> margins = jnp.tile(jnp.linspace(-9.0, -1.0, 200), (3, 1))
       >>> is_admitted = admits(3, margins, jnp.ones(200, bool))
       >>> print(int(is_admitted.sum()), bool(is_admitted[-50:].all()))
       50 True
