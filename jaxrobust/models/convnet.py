@@ -177,3 +177,64 @@ class SmallConvNet(nnx.Module):
             x = activate(self.activation, layer(x))
         x = activate(self.activation, self.dense(x.reshape(len(x), -1)))
         return self.output(x)
+
+
+class TradesConvNet(nnx.Module):
+    """The MNIST network of TRADES: four 3x3 convolutions without padding, two poolings.
+
+    Zhang et al. 2019, arXiv:1901.08573; yaodongyu/TRADES, models/small_cnn.py, without its
+    dropout. Published weights by `from_torch`.
+
+    Args:
+        input_shape: shape of one image, (H, W, C), at least 16 pixels high and wide.
+        num_classes: number of logits.
+        normalization: channel statistics, or `None` for raw pixels.
+        rngs: source of the initial weights.
+
+    Raises:
+        ValueError: if the image is smaller than 16 x 16 pixels.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> model = TradesConvNet((28, 28, 1), 10, rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((2, 28, 28, 1))).shape
+        (2, 10)
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        *,
+        normalization: Normalization | None = None,
+        rngs: nnx.Rngs,
+    ) -> None:
+        height, width, channels = input_shape
+        if min(height, width) < 16:
+            raise ValueError(
+                f"input_shape {tuple(input_shape)} is too small: four convolutions without "
+                "padding and two poolings need images of at least 16 x 16 pixels"
+            )
+        self.normalization = normalization
+        self.conv1 = conv(channels, 32, 3, rngs=rngs)
+        self.conv2 = conv(32, 32, 3, rngs=rngs)
+        self.conv3 = conv(32, 64, 3, rngs=rngs)
+        self.conv4 = conv(64, 64, 3, rngs=rngs)
+        flat = self.side_after(height) * self.side_after(width) * 64
+        self.dense1 = dense(flat, 200, rngs=rngs)
+        self.dense2 = dense(200, 200, rngs=rngs)
+        self.output = dense(200, num_classes, rngs=rngs)
+
+    @staticmethod
+    def side_after(side: int) -> int:
+        """Return how many pixels the convolutions leave of a side."""
+        return ((side - 4) // 2 - 4) // 2
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Return the logits [B, num_classes] of the images [B, H, W, C]."""
+        x = normalize(self.normalization, x)
+        for first, second in ((self.conv1, self.conv2), (self.conv3, self.conv4)):
+            x = jax.nn.relu(second(jax.nn.relu(first(x))))
+            x = nnx.max_pool(x, (2, 2), (2, 2))
+        x = jax.nn.relu(self.dense1(x.reshape(len(x), -1)))
+        return self.output(jax.nn.relu(self.dense2(x)))

@@ -7,7 +7,12 @@ from typing import Any
 
 from flax import nnx
 
-from jaxrobust.models.convnet import MadryConvNet, SmallConvNet, TutorialConvNet
+from jaxrobust.models.convnet import (
+    MadryConvNet,
+    SmallConvNet,
+    TradesConvNet,
+    TutorialConvNet,
+)
 from jaxrobust.models.layers import Normalization
 from jaxrobust.models.linear import Linear
 from jaxrobust.models.mlp import MLP
@@ -22,6 +27,7 @@ _MODELS: dict[str, Callable[..., nnx.Module]] = {
     "tutorial_convnet": TutorialConvNet,
     "madry_convnet": MadryConvNet,
     "small_convnet": SmallConvNet,
+    "trades_convnet": TradesConvNet,
     "small_resnet": SmallResNet,
     "resnet18": ResNet18,
     "preact_resnet18": PreActResNet18,

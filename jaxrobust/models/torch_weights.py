@@ -10,7 +10,12 @@ import numpy as np
 from flax import nnx
 
 from jaxrobust.models import arrays
-from jaxrobust.models.convnet import MadryConvNet, SmallConvNet, TutorialConvNet
+from jaxrobust.models.convnet import (
+    MadryConvNet,
+    SmallConvNet,
+    TradesConvNet,
+    TutorialConvNet,
+)
 from jaxrobust.models.layers import Normalization
 from jaxrobust.models.linear import Linear
 from jaxrobust.models.mlp import MLP
@@ -206,6 +211,10 @@ def _blocks(count: int, stages: int, stage: str, block: dict) -> dict[str, str]:
     }
 
 
+_TRADES = {f"conv{i}": f"feature_extractor.conv{i}" for i in range(1, 5)}
+_TRADES |= {"dense1": "classifier.fc1", "dense2": "classifier.fc2"}
+_TRADES |= {"output": "classifier.fc3"}
+
 _TABLES: dict[type, Callable[[Any], dict[str, str]]] = {
     Linear: _sequential(output=1),
     MLP: _mlp,
@@ -217,6 +226,8 @@ _TABLES: dict[type, Callable[[Any], dict[str, str]]] = {
     MadryConvNet: _sequential(conv1=0, conv2=3, dense=7, output=9),
     # locuslab/fast_adversarial, MNIST/mnist_net.py.
     SmallConvNet: _sequential(conv1=0, conv2=2, dense=5, output=7),
+    # yaodongyu/TRADES, models/small_cnn.py.
+    TradesConvNet: lambda _: _TRADES,
     SmallResNet: _preact_resnet,
     PreActResNet18: _preact_resnet,
     ResNet18: _resnet,
@@ -230,4 +241,5 @@ _FLATTENED: dict[type, tuple[str, Callable[[int], int]]] = {
     TutorialConvNet: ("dense", lambda side: -(-side // 4)),
     MadryConvNet: ("dense", lambda side: -(-side // 4)),
     SmallConvNet: ("dense", lambda side: side // 4),
+    TradesConvNet: ("dense1", TradesConvNet.side_after),
 }

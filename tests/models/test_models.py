@@ -67,6 +67,9 @@ def test_number_of_parameters_of_the_small_networks():
     assert num_params("madry_convnet", MNIST) == madry == 3_274_634
     convs = 16 * 16 + 16 + 16 * 16 * 32 + 32
     assert num_params("small_convnet", MNIST) == convs + 1568 * 100 + 100 + 1010
+    convs = 9 * 32 + 32 + 9 * 32 * 32 + 32 + 9 * 32 * 64 + 64 + 9 * 64 * 64 + 64
+    trades = convs + 1024 * 200 + 200 + 200 * 200 + 200 + 2010
+    assert num_params("trades_convnet", MNIST) == trades == 312_202
 
 
 def test_number_of_parameters_of_the_residual_networks():
@@ -219,6 +222,7 @@ def test_unknown_name():
     [
         (lambda: tiny("mlp", (784,)), r"\(height, width, channels\)"),
         (lambda: tiny("small_convnet", (3, 8, 1)), "at least 4 x 4"),
+        (lambda: tiny("trades_convnet", (28, 15, 1)), "at least 16 x 16"),
         (lambda: tiny("wide_resnet28_10", depth=20), r"6 n \+ 4"),
         (lambda: models.Normalization((0.5,), (0.1, 0.2)), "one number per channel"),
         (lambda: models.Normalization((0.5,), (0.0,)), "must be positive"),

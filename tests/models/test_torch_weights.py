@@ -111,6 +111,37 @@ def test_small_convnet_gives_pytorch_s_logits():
     )
 
 
+def test_trades_convnet_gives_pytorch_s_logits():
+    """Computed with channels first, as PyTorch does; an image that is not square."""
+    shape = (16, 20, 3)
+    state = torch_state(abstract("trades_convnet", shape))
+    x = np.random.default_rng(1).uniform(size=(2, 3, 16, 20)).astype(np.float32)
+
+    @jax.jit
+    def expected(x):
+        for i in range(1, 5):
+            name = f"feature_extractor.conv{i}"
+            x = jax.lax.conv_general_dilated(
+                x, state[f"{name}.weight"], (1, 1), "VALID"
+            )
+            x = jax.nn.relu(x + state[f"{name}.bias"].reshape(1, -1, 1, 1))
+            if i % 2 == 0:
+                b, c, h, w = x.shape
+                x = x.reshape(b, c, h // 2, 2, w // 2, 2).max((3, 5))
+        x = x.reshape(2, -1)
+        for i in range(1, 4):
+            x = jax.nn.relu(x) if i > 1 else x
+            name = f"classifier.fc{i}"
+            x = x @ state[f"{name}.weight"].T + state[f"{name}.bias"][None]
+        return x
+
+    model = imported(state, "trades_convnet", shape)
+    # Two programs for the same few hundred products per logit.
+    np.testing.assert_allclose(
+        nnx.jit(model)(x.transpose(0, 2, 3, 1)), expected(x), rtol=1e-4, atol=1e-5
+    )
+
+
 def test_what_does_not_matter():
     """Prefixes, counters, TRADES' unused blocks, half precision."""
     options = TINY["wide_resnet28_10"]
