@@ -23,8 +23,8 @@ from jaxrobust.types import Array, LogitsFn
 
 # The share of the open examples that goes on, the nearest to falling. Measured on MNIST at
 # l_inf 0.3: of 78 examples in 1,883 that thousands of queries broke, all were among the
-# nearest 18% after the first stage, and among the nearest 8% after the third.
-_SHARES = {2: 0.3, 3: 0.1, 4: 0.1}
+# nearest 18% after the first stage; after the third all but one among the nearest 6%.
+_SHARES = {2: 0.3, 3: 0.07, 4: 0.07}
 _LEAST = 50  # examples, where there are so many
 # Queries that break as large a share, where gradients have just failed, are a sign of
 # gradients that lead astray (Carlini et al. 2019, arXiv:1902.06705, section 4.3). Measured:
@@ -37,14 +37,16 @@ def stages(square: Square) -> tuple[tuple[str, Attack], ...]:
     """Return name and attack of each part; gradients and queries take turns.
 
     Args:
-      square: The last part; the second is its beginning.
+      square: What the second and the last part are, with other numbers of queries.
     """
     return (
         ("ODI", Targets(ODI(num_steps=22), 1)),
         ("Square, 50 queries", dataclasses.replace(square, num_queries=50)),
         ("ODI, 9 targets", Targets(ODI(), 9)),
-        ("ODI, 5 restarts", Restarts(Targets(ODI(), 9), 5)),
-        ("Square", square),
+        ("ODI, 8 restarts", Restarts(Targets(ODI(), 9), 8)),
+        # What a search breaks depends on its draws: two of 2,000 queries broke 78 of the
+        # examples above, 66 of them both.
+        ("Square", Restarts(dataclasses.replace(square, num_queries=3500), 2)),
     )
 
 
