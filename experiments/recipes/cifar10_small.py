@@ -2,9 +2,10 @@
 
 Command   python -m experiments.train cifar10_small --data-dir DIR
 
-Time      not measured yet; hours on 2 cores
+Time      86 minutes of training on 2 cores, with other work beside it
 
-Expected  not measured yet
+Expected  66.5% clean on the first 1,000 test images, 36.9% under `autoattack("fast")`, and
+          at most 36.6% under AutoAttack, which has not been run to its end yet
 """
 
 import dataclasses
