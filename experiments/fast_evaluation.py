@@ -2,7 +2,8 @@
 
 Command   python -m experiments.fast_evaluation mnist_pgd FILE.npz --data-dir DIR
 
-Time      4 minutes for each MNIST network, 15 for one of CIFAR-10, on 2 cores
+Time      8 minutes for an MNIST network on 2 cores, with other work beside it; half an hour
+          and more for one of CIFAR-10
 
 Expected  "fast" leaves about what "standard" does (one or two of 1,000 images more or less,
           on the first networks tried), at a sixth of the gradients and a tenth of the

@@ -14,7 +14,7 @@ from jaxrobust.attacks.pgd import best_of, gradient, keep_best
 from jaxrobust.losses.kinds import declares
 from jaxrobust.types import Array, Guided, LogitsFn, Loss, Outcome, Threat
 
-# What the last step is shorter than the first, by which the cosine ends.
+# What the cosine falls to, as a share of the first step.
 _LAST_STEP = 0.01
 
 
@@ -37,8 +37,7 @@ class ODI(Stepped):
 
     Tashiro et al. 2020, arXiv:2003.06878; towards a class, and with steps that shrink as a
     cosine, Liu et al. 2022, arXiv:2203.05154. The class is where the search starts and not
-    its goal: any wrong one counts. On the networks that AutoAttack's targeted parts have
-    been tried on, this finds more in a third of the gradients. Use it inside `Targets`.
+    its goal: any wrong one counts. Use it inside `Targets`.
 
     Args:
       num_odi_steps: Steps of length eps that maximise the guide's logit less the label's.
